@@ -1,0 +1,1 @@
+"""Public corpora to weighted, packed long-context training sets."""

@@ -1,0 +1,90 @@
+"""arXiv metadata → abstracts by paper id, kept on disk: the real file has millions of them."""
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from pipelines import files
+from pipelines.errors import UserError
+from pipelines.mixture import Abstracts, digest
+from pipelines.readers import read_blocks
+from pipelines.records import InputFile
+from pipelines.sources import list_files, plan_splits
+
+_LARGEST_RECORD = 1 << 20
+
+
+def list_abstracts(name: str, spec: Abstracts, *, data_root: str | None) -> list[InputFile]:
+    """The metadata files of a source.
+
+    Raises:
+        UserError: none is there.
+    """
+    local = data_root is not None and spec.local is not None
+    try:
+        root = data_root if local or all("://" not in p for p in spec.path) else None
+        patterns = spec.local if local and spec.local else spec.path
+        return list_files(patterns, root=root, any_ending=False)
+    except UserError as error:
+        raise UserError(f"sources.{name}.abstracts: {error}") from error
+
+
+def build_index(spec: Abstracts, inputs: Iterable[InputFile], folder: str) -> str:
+    """Write the abstracts as a read-only SQLite file named by what it is made from.
+
+    Returns:
+        The path of the index; an existing one of the same inputs is used again.
+    """
+    inputs = list(inputs)
+    key = digest(spec.id, spec.abstract, *[(f.path, f.identity) for f in inputs])
+    path = files.join(folder, f"abstracts-{key}.sqlite")
+    if Path(path).exists():
+        return path
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    aside = Path(f"{path}.{os.getpid()}.tmp")
+    aside.unlink(missing_ok=True)
+    with sqlite3.connect(aside) as database:
+        database.execute(
+            "CREATE TABLE abstracts (id TEXT PRIMARY KEY, abstract TEXT) WITHOUT ROWID"
+        )
+        rows = _rows(spec, inputs)
+        database.executemany("INSERT OR IGNORE INTO abstracts VALUES (?, ?)", rows)
+    database.close()
+    aside.replace(path)
+    return path
+
+
+def _rows(spec: Abstracts, inputs: list[InputFile]) -> Iterator[tuple[str, str]]:
+    from pipelines.mixture import Source
+
+    source = Source(weight=1, path=["-"], format="jsonl")  # type: ignore[arg-type]
+    decode = msgspec.json.decode
+    for split in plan_splits("abstracts", source, inputs):
+        for block in read_blocks(split, max_record=_LARGEST_RECORD, skip=lambda _: False):
+            for record in block.records:
+                try:
+                    value = decode(record.value)
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    place = f"{split.file.name}: byte {record.offset}"
+                    raise UserError(f"{place}: not a JSON record of metadata: {error}") from error
+                if isinstance(value, Mapping) and value.get(spec.id) and value.get(spec.abstract):
+                    yield str(value[spec.id]), str(value[spec.abstract])
+
+
+class AbstractIndex:
+    """Look abstracts up by paper id, with or without its version."""
+
+    def __init__(self, path: str) -> None:
+        self._database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False)
+
+    def get(self, paper: str) -> str:
+        """The abstract, or an empty string."""
+        for name in (paper, re.sub(r"v\d+$", "", paper)):
+            query = "SELECT abstract FROM abstracts WHERE id = ?"
+            if found := self._database.execute(query, (name,)).fetchone():
+                return str(found[0])
+        return ""

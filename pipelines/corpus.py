@@ -1,0 +1,120 @@
+"""What the token store holds of one source: every kept document as arrays."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines import files
+from pipelines.mixing import first_occurrences
+from pipelines.records import Split
+from pipelines.store import batch_path, read_index, split_key
+
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The documents of one source, in the order of the input. Arrays are [N]."""
+
+    batches: list[str]
+    """Paths (without endings) of the batches, in the order of the input."""
+
+    batch_files: list[list[str]]
+    """Names of the input files of each batch."""
+
+    first_lines: list[int]
+    """Lines of the file that stand before each batch."""
+
+    batch: npt.NDArray[np.int32]
+    """Which batch holds the document."""
+
+    start: Int64
+    """Where its tokens begin in the batch's token file."""
+
+    n_tokens: Int64
+    prompt_tokens: Int64
+    uid: list[bytes]
+    n_read: int
+    n_not_sampled: int
+    n_text_bytes: int
+    """UTF-8 bytes of the kept documents."""
+
+    token_type: str
+
+    @cached_property
+    def is_first(self) -> npt.NDArray[np.bool_]:
+        """[N] false for a document whose text occurred before in this source."""
+        return first_occurrences(self.uid)
+
+    def dropped_reasons(self) -> Counter[str]:
+        """How many records were dropped in the prepare stage, by reason."""
+        counts: Counter[str] = Counter()
+        for path in self.batches:
+            counts.update(
+                files.read_table(f"{path}.dropped.arrow", ["reason"])["reason"].to_pylist()
+            )
+        return counts
+
+    def line(self, batch: int, line: int, offset: int) -> int:
+        """A record's line in its file (JSON lines), or row (tables), counted from 1."""
+        return line + 1 + (self.first_lines[batch] if offset >= 0 else 0)
+
+
+def load_corpus(folder: str, splits: Sequence[Split], finished: dict[str, int]) -> Corpus:
+    """Read the indexes of all batches of a source.
+
+    Args:
+        folder: of the token store.
+        splits: of the source, in the order of the input.
+        finished: batches of each split, by key.
+    """
+    columns = ["uid", "n_tokens", "prompt_tokens", "n_bytes"]
+    batches: list[str] = []
+    batch_files: list[list[str]] = []
+    first_lines: list[int] = []
+    tables: list[pa.Table] = []
+    lines: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    token_type = "uint16"
+    for split in splits:
+        key = split_key(split)
+        for index in range(finished[key]):
+            path = batch_path(folder, key, index)
+            table, counts = read_index(path, columns)
+            batches.append(path)
+            batch_files.append([file.name for file in split.files])
+            first_lines.append(lines[split.file.name] if len(split.files) == 1 else 0)
+            lines[split.file.name] += counts.n_lines
+            totals.update(read=counts.n_read, not_sampled=counts.n_not_sampled)
+            token_type = counts.token_type
+            tables.append(table)
+    n_tokens = [_int64(table, "n_tokens") for table in tables]
+    starts = [np.concatenate([[0], np.cumsum(n)[:-1]]) if len(n) else n for n in n_tokens]
+    return Corpus(
+        batches=batches,
+        batch_files=batch_files,
+        first_lines=first_lines,
+        batch=np.repeat(np.arange(len(tables), dtype=np.int32), [len(n) for n in n_tokens]),
+        start=_concatenate(starts),
+        n_tokens=_concatenate(n_tokens),
+        prompt_tokens=_concatenate([_int64(table, "prompt_tokens") for table in tables]),
+        uid=[uid for table in tables for uid in table["uid"].to_pylist()],
+        n_read=totals["read"],
+        n_not_sampled=totals["not_sampled"],
+        n_text_bytes=int(sum(_int64(table, "n_bytes").sum() for table in tables)),
+        token_type=token_type,
+    )
+
+
+def _int64(table: pa.Table, column: str) -> Int64:
+    return np.asarray(table[column].to_numpy(), np.int64)
+
+
+def _concatenate(arrays: Sequence[npt.NDArray[Any]]) -> Int64:
+    return np.concatenate(arrays).astype(np.int64) if arrays else np.zeros(0, np.int64)

@@ -1,0 +1,113 @@
+"""The plan before the work: what a sample of the input says a build will take."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import pyarrow as pa
+
+from pipelines import files
+from pipelines.job import SourceJob
+from pipelines.prepare import Preparer
+from pipelines.readers import Block, cut_lines, line_block, read_blocks
+from pipelines.records import Split
+from pipelines.sources import compression_of
+from pipelines.tokenizer import Tokenizer
+
+SAMPLE_BYTES = 1 << 20
+_SAMPLED_SPLITS = 4
+_TYPICAL_RATIO = 3.0
+"""Uncompressed to compressed bytes of text, for sizing progress before anything is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A source, extrapolated from the beginnings of a few of its splits."""
+
+    n_files: int
+    input_bytes: int
+    """As listed, compressed where the files are."""
+
+    documents: int
+    documents_kept: int
+    tokens: int
+    """Of the kept documents."""
+
+    sampled_documents: int
+
+
+def estimate(job: SourceJob, tokenizer: Tokenizer) -> Estimate:
+    """Read up to 1 MiB from the beginning of up to four splits and scale up.
+
+    Raises:
+        UserError: a sampled file cannot be read.
+    """
+    preparer = Preparer(job.spec, tokenizer)
+    read = kept = tokens = sampled = 0
+    for split in _spread_out(job.splits):
+        for block, consumed in _samples(split, job.spec.max_record):
+            prepared = preparer.prepare(block)
+            read += prepared.n_read
+            kept += len(prepared.documents)
+            tokens += len(prepared.tokens)
+            sampled += consumed
+    total = sum(file.size for file in job.inputs)
+    scale = total / sampled if sampled else 0.0
+    return Estimate(
+        len(job.inputs),
+        total,
+        round(read * scale),
+        round(kept * scale),
+        round(tokens * scale),
+        read,
+    )
+
+
+def _spread_out(splits: Sequence[Split]) -> list[Split]:
+    step = max(1, len(splits) // _SAMPLED_SPLITS)
+    return list(splits[::step][:_SAMPLED_SPLITS])
+
+
+def _samples(split: Split, max_record: int) -> Iterator[tuple[Block, int]]:
+    """Blocks from the beginning of a split, with the bytes of the file that they used up."""
+    if split.format == "jsonl":
+        with files.open_binary(split.file.path) as raw:
+            raw.seek(split.first if compression_of(split.file.path) is None else 0)
+            yield from _sample_lines(raw, split, max_record)
+        return
+    if split.format == "text":
+        split = replace(split, files=split.files[:16])
+    for block in islice(read_blocks(split, max_record=max_record, skip=lambda _: False), 1):
+        yield block, sum(f.size for f in split.files) if split.format == "text" else block.n_bytes
+
+
+def _sample_lines(raw: pa.NativeFile, split: Split, max_record: int) -> Iterator[tuple[Block, int]]:
+    compression = compression_of(split.file.path)
+    start = raw.tell()
+    stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression) if compression else raw
+    try:
+        piece = next(cut_lines(stream.read, max_record=max_record, target=SAMPLE_BYTES), None)
+    except OSError:
+        return  # the build itself will name the damage and its place
+    if piece is None:
+        return
+    if split.first:  # the first line may be the end of one that began before
+        piece = replace(piece, data=piece.data.partition(b"\n")[2])
+    consumed = raw.tell() - start
+    if compression is None:
+        consumed = len(piece.data)
+    yield line_block(0, piece, max_record), max(consumed, 1)
+
+
+def expected_bytes(splits: Sequence[Split]) -> tuple[int, bool]:
+    """Uncompressed bytes of splits, and whether that is known rather than guessed."""
+    exact = True
+    total = 0.0
+    for split in splits:
+        size = split.last - split.first if split.format == "jsonl" and split.last else None
+        if size is None:
+            size = sum(file.size for file in split.files)
+            if compression_of(split.file.path) is not None:
+                size, exact = size * _TYPICAL_RATIO, False
+        total += size / split.strides
+    return round(total), exact

@@ -1,0 +1,73 @@
+"""Data sets of the Hugging Face hub, streamed through `datasets`.
+
+`hf://OWNER/NAME?config=CONFIG&split=SPLIT` (or the path of a local data set folder instead of
+OWNER/NAME) is read as `datasets.load_dataset` reads it. Single files of a repository need no
+`datasets`: `hf://datasets/OWNER/NAME/…` names them as any other path.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl
+
+from pipelines.errors import UserError
+from pipelines.records import InputFile
+
+PREFIX = "hf://"
+_KEYS = {"config", "split", "revision"}
+
+
+def is_dataset(path: str) -> bool:
+    """Whether the path names a hub data set rather than files."""
+    return path.startswith(PREFIX) and not path.startswith("hf://datasets/")
+
+
+def _open(path: str) -> Any:
+    from datasets import load_dataset  # seconds to import, and only hub sources need it
+
+    name, _, query = path.removeprefix(PREFIX).partition("#")[0].partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if unknown := sorted(options.keys() - _KEYS):
+        raise UserError(f"{path}: no such key '{unknown[0]}'; known: {', '.join(sorted(_KEYS))}")
+    split = options.get("split", "train")
+    try:
+        return load_dataset(
+            name,
+            options.get("config"),
+            split=split,
+            revision=options.get("revision"),
+            streaming=True,
+        )
+    except Exception as error:  # datasets raises many kinds; all mean that it cannot be read
+        raise UserError(f"{path}: cannot open the data set: {error}") from error
+
+
+def list_shards(path: str) -> list[InputFile]:
+    """One entry for each shard of the data set; its place is the number behind `#`."""
+    dataset = _open(path)
+    identity = f"{dataset.info.version}:{dataset.info.builder_name}:{_revision(path)}"
+    return [
+        InputFile(f"{path}#{shard:05d}", f"{path}#{shard:05d}", 0, identity)
+        for shard in range(dataset.num_shards)
+    ]
+
+
+def _revision(path: str) -> str:
+    """The commit of the repository, or what the files of a local folder are."""
+    from pathlib import Path
+
+    from huggingface_hub import HfApi
+
+    name = path.removeprefix(PREFIX).partition("?")[0]
+    if (folder := Path(name)).is_dir():
+        stats = sorted(
+            (f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.rglob("*.*")
+        )
+        return str(stats)
+    return str(HfApi().dataset_info(name).sha)
+
+
+def read_shard(path: str) -> Iterator[dict[str, Any]]:
+    """The records of one shard, in order."""
+    base, _, shard = path.rpartition("#")
+    dataset = _open(base)
+    yield from dataset.shard(num_shards=dataset.num_shards, index=int(shard))

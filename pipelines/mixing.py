@@ -1,0 +1,145 @@
+"""Weights and counts → how many tokens of each source, how often, and which documents.
+
+All arithmetic is in integers or exact fractions: the shares of a finished data set are those of
+the mixture to within the rounding of one token.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from pipelines.errors import FaultsError
+
+Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
+
+
+def apportion(weights: Mapping[str, Fraction], total: int) -> dict[str, int]:
+    """Split `total` in proportion to weights, in integers that add up (largest remainder).
+
+    Equal remainders go to the name that comes first in `weights`.
+    """
+    whole = sum(weights.values())
+    exact = {name: weight * total / whole for name, weight in weights.items()}
+    quotas = {name: int(share) for name, share in exact.items()}
+    left = total - sum(quotas.values())
+    by_remainder = sorted(exact, key=lambda name: quotas[name] - exact[name])
+    return {name: quotas[name] + (name in by_remainder[:left]) for name in exact}
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """How often a source is used to fill its quota."""
+
+    whole: int
+    """Times every document is used."""
+
+    partial: int
+    """Tokens taken in one more pass over some of the documents."""
+
+
+def plan_passes(
+    quotas: Mapping[str, int], available: Mapping[str, int], max_passes: Mapping[str, float]
+) -> dict[str, Passes]:
+    """Passes over each source, if the limits allow them.
+
+    Raises:
+        FaultsError: a quota needs more passes than allowed; it names the budget that would fit.
+    """
+    short = [
+        name
+        for name, quota in quotas.items()
+        if quota > int(Fraction(str(max_passes[name])) * available[name])
+    ]
+    if short:
+        total = sum(quotas.values())
+        fits = min(
+            total * int(Fraction(str(max_passes[name])) * available[name]) // quotas[name]
+            for name in short
+        )
+        faults = [
+            _shortage(name, quotas[name], available[name], max_passes[name]) for name in short
+        ]
+        way_out = (
+            f"a budget of `tokens: {fits}` would fit, or raise max_passes, lower the weight, or add "
+            "documents"
+        )
+        raise FaultsError("not enough tokens for the shares", [*faults, way_out])
+    return {
+        name: Passes(*divmod(quota, available[name])) if quota else Passes(0, 0)
+        for name, quota in quotas.items()
+    }
+
+
+def _shortage(name: str, quota: int, available: int, limit: float) -> str:
+    needed = f"{quota / available:.2f} passes" if available else "documents, but it has none"
+    return (
+        f"sources.{name}: takes {quota:,} tokens, has {available:,}: that needs {needed}, "
+        f"and max_passes is {limit:g}"
+    )
+
+
+def keyed_hash(uids: Sequence[bytes], *, seed: int, source: str, purpose: str) -> UInt64:
+    """A pseudo-random number for each document: the only randomness of the build.
+
+    Args:
+        uids: [N] ids of 16 bytes.
+        seed: the mixture's.
+        source: name of the source.
+        purpose: what the number is for, so that different uses are independent.
+    """
+    salt = f"{seed}\0{source}\0{purpose}\0".encode()
+    return np.array([xxhash.xxh3_64_intdigest(salt + uid) for uid in uids], np.uint64)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The documents of one pass, in random order."""
+
+    document: Int64
+    """[M] index into the documents of the source."""
+
+    take: Int64
+    """[M] tokens to use from the document's beginning; less than it has for at most one."""
+
+
+def select_all(keys: UInt64, lengths: Int64) -> Selection:
+    """Every document, in keyed-hash order; equal keys (equal texts) in input order."""
+    order = np.argsort(keys, kind="stable")
+    return Selection(order, lengths[order])
+
+
+def select_tokens(keys: UInt64, lengths: Int64, without_loss: Int64, quota: int) -> Selection:
+    """Documents below a threshold of their hash that hold exactly `quota` tokens.
+
+    The document that crosses the quota is cut. With `without_loss` (tokens at the beginning of
+    each document that do not count towards the quota) the cut leaves exactly `quota` loss tokens.
+
+    Raises:
+        ValueError: all documents together hold less than `quota`.
+    """
+    order = np.argsort(keys, kind="stable")
+    total = np.cumsum((lengths - without_loss)[order])
+    last = int(np.searchsorted(total, quota))
+    if quota and last == len(order):
+        raise ValueError(f"{quota} tokens asked of documents that hold {total[-1] if last else 0}")
+    chosen = order[: last + 1] if quota else order[:0]
+    take = lengths[chosen]
+    if quota:
+        take[-1] -= total[last] - quota
+    return Selection(chosen, take)
+
+
+def first_occurrences(uids: Sequence[bytes]) -> npt.NDArray[np.bool_]:
+    """[N] true where a document's id has not occurred before it."""
+    if not uids:
+        return np.zeros(0, np.bool_)
+    halves = np.frombuffer(b"".join(uids), np.uint64).reshape(-1, 2)
+    _, first = np.unique(halves, axis=0, return_index=True)
+    mask = np.zeros(len(uids), np.bool_)
+    mask[first] = True
+    return mask

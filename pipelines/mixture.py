@@ -1,0 +1,202 @@
+"""The mixture: which sources, in which shares, as one checked and immutable value.
+
+`mixture_file.py` reads it from YAML; everything else of the build takes it as it stands here.
+"""
+
+import hashlib
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _exact(value: Any) -> Any:
+    """Weights are decimal numbers a person wrote: 0.1 means one tenth, not its float."""
+    if isinstance(value, bool):
+        raise ValueError("a weight is a number")
+    return Fraction(str(value)) if isinstance(value, int | float) else value
+
+
+Paths = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+Weight = Annotated[Fraction, BeforeValidator(_exact), Field(gt=0)]
+
+
+class Frozen(BaseModel):
+    """Immutable, and strict about keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Filters(Frozen):
+    """Which documents are too short to keep."""
+
+    min_words: Annotated[int, Field(ge=0)] = 0
+    """Least number of whitespace-separated words."""
+
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    """Least number of tokens, BOS and EOS not counted."""
+
+
+class Fields(Frozen):
+    """Where a record of another schema keeps what we need; dots go into nested objects."""
+
+    text: str = "text"
+    """The document's text."""
+
+    origin: Annotated[list[str], BeforeValidator(_as_list)] = []
+    """What a person would call the document (title, URL, id); the first that is present."""
+
+    prompt: str | None = None
+    """A field that the text begins with and that `loss: completion` takes no loss on."""
+
+
+class Abstracts(Frozen):
+    """Metadata whose abstracts are appended to the papers, as in Long-Data-Collections."""
+
+    path: Paths
+    """JSON lines with one record a paper."""
+
+    local: Paths | None = None
+    """The same below --data-root."""
+
+    id: str = "id"
+    """Field of the metadata that equals the document's origin."""
+
+    abstract: str = "abstract"
+    """Field that holds the abstract."""
+
+
+SchemaName = Literal["text", "redpajama", "long_data", "oig", "pile", "c4"]
+FormatName = Literal["auto", "jsonl", "parquet", "arrow", "text"]
+
+
+class Source(Frozen):
+    """Where some of a mixture's documents come from, and how much of it they make up."""
+
+    weight: Weight
+    """Share of the mixture's tokens, relative to the other sources."""
+
+    path: Paths
+    """Files, globs or folders: local, hf://, gs://, s3://, https://."""
+
+    local: Paths | None = None
+    """The same data below --data-root."""
+
+    format: FormatName = "auto"
+    """How files are read; `auto` goes by the ending of the name."""
+
+    schema_: Annotated[SchemaName, Field(alias="schema")] = "text"
+    """The published schema the records follow."""
+
+    fields: Fields | None = None
+    """Field names of a schema of your own, instead of `schema`."""
+
+    abstracts: Abstracts | None = None
+    """Metadata to join by the document's origin."""
+
+    filters: Filters | None = None
+    """Instead of the mixture's filters."""
+
+    sample: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the documents to look at, drawn by a hash of their text."""
+
+    max_passes: Annotated[float, Field(gt=0)] = 1.0
+    """How often a document may be used before the build stops with an error."""
+
+    policy: Literal["pack", "pad", "stream"] = "pack"
+    """How documents become sequences."""
+
+    stream_sequences: Annotated[int, Field(ge=1)] = 1
+    """k: consecutive sequences of one stream that stay together (policy `stream` only)."""
+
+    loss: Literal["all", "completion"] = "all"
+    """Loss on every token, or not on the prompt."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Source":
+        if self.stream_sequences > 1 and self.policy != "stream":
+            raise ValueError("stream_sequences needs `policy: stream`")
+        if self.fields is not None and "schema_" in self.model_fields_set:
+            raise ValueError("give either `schema` or `fields`, not both")
+        return self
+
+
+class TokenizerSpec(Frozen):
+    """Which vocabulary, and what stands around each document."""
+
+    path: str
+    """A SentencePiece .model or a tokenizer.json: a file, hf://OWNER/REPO/FILE or
+    package://PACKAGE/FILE."""
+
+    bos: bool = True
+    """Put the begin-of-sequence token before each document."""
+
+    eos: bool = True
+    """Put the end-of-sequence token after each document."""
+
+
+class Order(Frozen):
+    """What the training order is balanced for."""
+
+    global_batch: Annotated[int, Field(ge=1)] = 128
+    """Sequences in one optimizer step; data-parallel sizes that divide it are balanced."""
+
+    window: Annotated[int, Field(ge=1)] = 8
+    """Global batches within which attention work is levelled."""
+
+
+class Mixture(Frozen):
+    """Weighted sources, a budget in tokens, and how they become sequences."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """A short name, for messages and the manifest."""
+
+    tokens: Annotated[int, Field(ge=1)]
+    """Real tokens of the finished data set; padding does not count."""
+
+    seq_len: Annotated[int, Field(ge=8, le=1 << 24)] = 32768
+    """Tokens in a sequence."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """What every random choice is derived from."""
+
+    weight_by: Literal["tokens", "loss_tokens"] = "tokens"
+    """Which tokens the weights are shares of."""
+
+    tokenizer: TokenizerSpec
+    """The vocabulary."""
+
+    filters: Filters = Filters()
+    """Length floors for all sources."""
+
+    duplicates: Literal["drop", "keep"] = "drop"
+    """What happens to a document whose text occurred before in the same source."""
+
+    max_record_mib: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Records larger than this are dropped, with the reason `record_too_large`."""
+
+    order: Order = Order()
+    """Balance of the training order."""
+
+    sequences_per_shard: Annotated[int, Field(ge=1)] = 1024
+    """Sequences in one shard file."""
+
+    sources: Annotated[dict[str, Source], Field(min_length=1)]
+    """The sources by name."""
+
+    def filters_of(self, source: str) -> Filters:
+        """The filters that hold for one source."""
+        return self.sources[source].filters or self.filters
+
+    def recipe(self) -> dict[str, Any]:
+        """The whole mixture as plain JSON values, defaults included."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def digest(*parts: object) -> str:
+    """32 hexadecimal digits that identify a list of values by their text."""
+    return hashlib.sha256("\0".join(str(part) for part in parts).encode()).hexdigest()[:32]

@@ -1,0 +1,285 @@
+"""A split → its blocks of raw records, the same blocks whoever reads them.
+
+A block is about `BLOCK_BYTES` of uncompressed input: enough that per-call overheads vanish,
+little enough that a worker's memory stays small whatever the corpus.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import files, hub
+from pipelines.errors import UserError
+from pipelines.records import Dropped, RawRecord, Split
+from pipelines.sources import BLOCK_BYTES, compression_of
+
+_READ_BYTES = 1 << 20
+_ROWS = 64
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some consecutive records of a split."""
+
+    index: int
+    """Place among the blocks of the split, from 0."""
+
+    n_lines: int
+    """Lines of the file that the block covers (0 for tables: they count rows themselves)."""
+
+    n_bytes: int
+    records: list[RawRecord] = field(repr=False)
+    dropped: list[Dropped] = field(repr=False)
+    """Records that could not even be held: longer than the largest allowed."""
+
+
+class InputFault(UserError):
+    """An input file that cannot be trusted: it stops the build."""
+
+
+def read_blocks(split: Split, *, max_record: int, skip: Callable[[int], bool]) -> Iterator[Block]:
+    """Read a split.
+
+    Args:
+        split: what to read.
+        max_record: bytes of the largest record that is kept.
+        skip: blocks (by index) that are done already; they are passed over without parsing.
+
+    Raises:
+        InputFault: the file is truncated, damaged, unreadable, or not the one that was listed.
+    """
+    _check_unchanged(split)
+    reader = {"jsonl": _lines, "parquet": _parquet, "arrow": _arrow, "text": _texts, "hub": _hub}
+    try:
+        yield from reader[split.format](split, max_record, skip)
+    except (OSError, EOFError, pa.ArrowInvalid) as error:
+        raise InputFault(
+            f"{split.place()}: cannot be read to its end: {error}; fetch the file again or take it "
+            "out of the mixture"
+        ) from error
+    _check_unchanged(split)
+
+
+def _check_unchanged(split: Split) -> None:
+    for file in split.files if split.format != "hub" else ():
+        try:
+            identity = files.identity(file.path)
+        except OSError as error:
+            raise InputFault(f"{file.name}: listed, but now unreadable: {error}") from error
+        if identity != file.identity:
+            raise InputFault(
+                f"{file.name}: changed since it was listed (size:time {file.identity}, now "
+                f"{identity}); run again when nothing writes to it any more"
+            )
+
+
+def _lines(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterator[Block]:
+    with files.open_binary(split.file.path) as raw:
+        if compression := compression_of(split.file.path):
+            stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression)
+            pieces = cut_lines(stream.read, max_record=max_record)
+        else:
+            pieces = _range(raw, split, max_record)
+        for index, piece in enumerate(pieces):
+            if index % split.strides == split.stride and not skip(index):
+                yield line_block(index, piece, max_record)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Whole lines of a stream, and perhaps one line behind them that is too long to hold."""
+
+    offset: int
+    data: bytes
+    oversized: int = 0
+    """Bytes of the line behind `data` that was passed over; 0 if there is none."""
+
+
+def cut_lines(
+    read: Callable[[int], bytes],
+    *,
+    max_record: int,
+    offset: int = 0,
+    target: int = BLOCK_BYTES,
+) -> Iterator[Piece]:
+    r"""Cut a stream at the first `\n` at or after every `target` bytes.
+
+    Lines end at `\n` alone: other Unicode line ends (U+2028, NEL) occur inside real records.
+    Memory stays under `target + max_record` and a few read buffers.
+    """
+    buffer = bytearray()
+    while chunk := read(_READ_BYTES):
+        buffer += chunk
+        while len(buffer) >= target:
+            end = buffer.find(b"\n", target - 1) + 1
+            if end:
+                yield Piece(offset, bytes(buffer[:end]))
+                offset += end
+                del buffer[:end]
+                continue
+            start = buffer.rfind(b"\n", 0, target) + 1
+            if len(buffer) - start <= max_record:
+                break
+            lines, length = bytes(buffer[:start]), len(buffer) - start
+            buffer.clear()
+            while not buffer and (chunk := read(_READ_BYTES)):
+                end = chunk.find(b"\n") + 1
+                length += end or len(chunk)
+                buffer += chunk[end:] if end else b""
+                if end:
+                    break
+            yield Piece(offset, lines, length)
+            offset += start + length
+    if buffer:
+        yield Piece(offset, bytes(buffer))
+
+
+def _range(raw: Any, split: Split, max_record: int) -> Iterator[Piece]:
+    """The lines that begin in [first, last) of a plain file, as one piece."""
+    start = split.first
+    if start:
+        start -= 1  # the line that holds byte first - 1 belongs to the split before
+        raw.seek(start)
+        found = False
+        while not found and start < split.last and (chunk := raw.read(_READ_BYTES)):
+            end = chunk.find(b"\n") + 1
+            found, start = bool(end), start + (end or len(chunk))
+        if not found or start >= split.last:
+            return
+        raw.seek(start)
+    yield from _first(
+        cut_lines(raw.read, max_record=max_record, offset=start, target=split.last - start)
+    )
+
+
+def _first(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    for piece in pieces:
+        yield piece
+        return
+
+
+def line_block(index: int, piece: Piece, max_record: int) -> Block:
+    """A piece of a stream as a block of records, one a line; blank lines are none."""
+    lines = piece.data.split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    records: list[RawRecord] = []
+    dropped: list[Dropped] = []
+    offset = piece.offset
+    for number, line in enumerate(lines):
+        if len(line) > max_record:
+            dropped.append(_too_large(len(line), number, offset))
+        elif line and not line.isspace():
+            value = line.removeprefix(_BOM) if offset == 0 else line
+            records.append(RawRecord(value, number, offset))
+        offset += len(line) + 1
+    if piece.oversized:
+        dropped.append(_too_large(piece.oversized, len(lines), piece.offset + len(piece.data)))
+    n_lines = len(lines) + (1 if piece.oversized else 0)
+    return Block(index, n_lines, len(piece.data) + piece.oversized, records, dropped)
+
+
+def _too_large(size: int, line: int, offset: int, file: int = 0) -> Dropped:
+    return Dropped("record_too_large", f"{size} bytes", line, offset, file)
+
+
+def _parquet(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterator[Block]:
+    with files.open_binary(split.file.path) as raw:
+        table = pq.ParquetFile(raw)
+        before = sum(table.metadata.row_group(g).num_rows for g in range(split.first))
+        batches = table.iter_batches(_ROWS, row_groups=[split.first])
+        yield from _row_blocks(_rows(batches, before), max_record, skip)
+
+
+def _arrow(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterator[Block]:
+    with files.open_binary(split.file.path) as raw:
+        magic = raw.read(6)
+        raw.seek(0)
+        if magic == b"ARROW1":
+            reader = pa.ipc.open_file(pa.PythonFile(raw, "r"))
+            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+        else:
+            batches = iter(pa.ipc.open_stream(pa.PythonFile(raw, "r")))
+        yield from _row_blocks(_rows(batches, 0), max_record, skip)
+
+
+def _rows(batches: Iterator[pa.RecordBatch], number: int) -> Iterator[RawRecord]:
+    for batch in batches:
+        for small in (batch.slice(i, _ROWS) for i in range(0, batch.num_rows, _ROWS)):
+            # As binary: a string column with invalid UTF-8 must cost one record, not the file.
+            columns = [_binary(column) for column in small.columns]
+            for values in zip(*(column.to_pylist() for column in columns), strict=True):
+                yield RawRecord(dict(zip(small.schema.names, values, strict=True)), number, -1)
+                number += 1
+
+
+def _binary(column: pa.Array) -> pa.Array:
+    if pa.types.is_string(column.type):
+        return column.cast(pa.binary())
+    if pa.types.is_large_string(column.type):
+        return column.cast(pa.large_binary())
+    return column
+
+
+def _hub(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterator[Block]:
+    records = (RawRecord(v, i, -1) for i, v in enumerate(hub.read_shard(split.file.path)))
+    yield from _row_blocks(records, max_record, skip)
+
+
+def _row_blocks(
+    rows: Iterator[RawRecord], max_record: int, skip: Callable[[int], bool]
+) -> Iterator[Block]:
+    """Gather rows into blocks of about `BLOCK_BYTES`."""
+    records: list[RawRecord] = []
+    dropped: list[Dropped] = []
+    size = index = 0
+    for row in rows:
+        length = sum(len(v) for v in row.value.values() if isinstance(v, str | bytes))
+        if length > max_record:
+            dropped.append(_too_large(length, row.line, -1))
+        else:
+            records.append(row)
+            size += length
+        if size >= BLOCK_BYTES:
+            if not skip(index):
+                yield Block(index, 0, size, records, dropped)
+            records, dropped, size, index = [], [], 0, index + 1
+    if (records or dropped) and not skip(index):
+        yield Block(index, 0, size, records, dropped)
+
+
+def _texts(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterator[Block]:
+    """Small text files, one document each, as one block."""
+    if skip(0):
+        return
+    records: list[RawRecord] = []
+    dropped: list[Dropped] = []
+    size = 0
+    for number, file in enumerate(split.files):
+        data = _whole(file.path, max_record)
+        if len(data) > max_record:
+            dropped.append(_too_large(file.size, 0, 0, number))
+        else:
+            records.append(
+                RawRecord({"text": data, "name": os.path.basename(file.path)}, 0, 0, number)
+            )
+        size += len(data)
+    yield Block(0, 0, size, records, dropped)
+
+
+def _whole(path: str, max_record: int) -> bytes:
+    """A text file's content, or its first max_record + 1 bytes."""
+    with files.open_binary(path) as raw:
+        compression = compression_of(path)
+        stream = (
+            pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression) if compression else raw
+        )
+        parts: list[bytes] = []
+        while sum(map(len, parts)) <= max_record and (chunk := stream.read(_READ_BYTES)):
+            parts.append(chunk)
+        return cast(bytes, b"".join(parts))

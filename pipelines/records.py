@@ -1,0 +1,122 @@
+"""The nouns of the build: raw records, documents, and documents that were dropped."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+
+class RawRecord(NamedTuple):
+    """One record as it stands in an input file, not yet understood."""
+
+    value: Any
+    """JSON bytes, a mapping (tables, hub data sets) or the text itself (text files)."""
+
+    line: int
+    """Line within the block (JSON lines), or row within the file (tables), from 0."""
+
+    offset: int
+    """Byte of the uncompressed file at which the record begins; -1 for tables."""
+
+    file: int = 0
+    """Index into the files of the split."""
+
+
+class Document(NamedTuple):
+    """One text with what is needed to find it again."""
+
+    text: str
+    origin: str
+    """What a person would call it: a title, URL or id; may be empty."""
+
+    prompt_chars: int
+    """Characters at the beginning that carry no loss."""
+
+    line: int
+    offset: int
+    file: int
+
+
+class Dropped(NamedTuple):
+    """A record that is not in the data set, and why."""
+
+    reason: str
+    """A fixed word, such as `too_short`, that the audit counts by."""
+
+    evidence: str
+    """What decided: a figure, a parser's message."""
+
+    line: int
+    offset: int
+    file: int
+    uid: bytes | None = None
+    """The document's id where it was read far enough to have one."""
+
+
+DROPPED_SCHEMA = pa.schema(
+    [
+        ("reason", pa.string()),
+        ("evidence", pa.string()),
+        ("line", pa.int64()),
+        ("offset", pa.int64()),
+        ("file", pa.int32()),
+        ("uid", pa.binary(16)),
+    ]
+)
+
+BAD_REASONS = frozenset(
+    {
+        "invalid_json",
+        "invalid_utf8",
+        "not_an_object",
+        "missing_text",
+        "text_not_a_string",
+        "lone_surrogate",
+        "record_too_large",
+        "prompt_not_a_prefix",
+    }
+)
+"""Reasons that mean the input is broken (`--max-bad`), rather than filtered as asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file as it was listed."""
+
+    path: str
+    name: str
+    """Path below the data root: what the manifest says and what inputs are ordered by."""
+
+    size: int
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A piece of input that one worker reads from front to back."""
+
+    source: str
+    format: str
+    files: tuple[InputFile, ...]
+    """One file, or several small text files."""
+
+    first: int = 0
+    """First byte (plain JSON lines), row group (parquet) or shard (hub) of the split."""
+
+    last: int = 0
+    """End of the same range, exclusive."""
+
+    stride: int = 0
+    """Of a compressed file, this split takes the blocks with index % strides == stride."""
+
+    strides: int = 1
+
+    @property
+    def file(self) -> InputFile:
+        """The (first) file."""
+        return self.files[0]
+
+    def place(self) -> str:
+        """Where this is, for messages."""
+        more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
+        return f"{self.file.name}{more}"

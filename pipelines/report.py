@@ -1,0 +1,97 @@
+"""Tables for people: the plan, the audit."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from pipelines.audit import SourceAudit
+from pipelines.estimate import Estimate
+from pipelines.mixing import apportion
+from pipelines.mixture import Mixture
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Left-aligned first column, right-aligned others."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    aligned = [
+        "  ".join(
+            [
+                line[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
+            ]
+        )
+        for line in lines
+    ]
+    return "\n".join(line.rstrip() for line in aligned)
+
+
+def count(n: int) -> str:
+    """A number as a person reads it: 1.50B, 23.1M, 812."""
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**4, "K")):
+        if n >= size:
+            return f"{n / (1000 if unit == 'K' else size):.3g}{unit}"
+    return f"{n:,}"
+
+
+def size(n_bytes: int) -> str:
+    """Bytes as a person reads them."""
+    for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.3g} {unit}"
+    return f"{n_bytes} B"
+
+
+def plan_title(mixture: Mixture) -> str:
+    """The first line of a plan."""
+    sequences = -(-mixture.tokens // mixture.seq_len)
+    return (
+        f"{mixture.name}: {count(mixture.tokens)} tokens, at least {sequences:,} sequences of "
+        f"{mixture.seq_len:,}"
+    )
+
+
+def estimate_table(mixture: Mixture, estimates: Mapping[str, Estimate]) -> str:
+    """The plan as far as a sample tells; figures with `~` are extrapolated."""
+    quotas = apportion({n: s.weight for n, s in mixture.sources.items()}, mixture.tokens)
+    rows: list[list[str]] = []
+    for name, e in estimates.items():
+        passes = quotas[name] / e.tokens if e.tokens else float("inf")
+        limit = mixture.sources[name].max_passes
+        note = f"over max_passes {limit:g}" if passes > limit else ""
+        rows.append(
+            [
+                name, f"{e.n_files:,}", size(e.input_bytes), f"~{count(e.documents)}",
+                f"~{count(e.documents_kept)}", f"~{count(e.tokens)}", count(quotas[name]),
+                f"~{passes:.2f}", f"{quotas[name] / mixture.tokens:.1%}", note,
+            ]
+        )  # fmt: skip
+    header = ("source", "files", "input", "documents", "long enough", "tokens", "takes", "passes",
+              "share", "")  # fmt: skip
+    return table(header, rows)
+
+
+def audit_table(accounts: Iterable[SourceAudit], *, seq_len: int) -> str:
+    """What a finished build holds."""
+    rows: list[list[str]] = []
+    for a in accounts:
+        dropped = sum(a.documents_dropped.values())
+        rows.append(
+            [
+                a.name, f"{a.documents_read:,}", f"{dropped:,}", f"{a.documents_kept:,}",
+                f"{a.tokens_available:,}", f"{a.tokens_placed:,}",
+                f"{a.passes_whole + a.passes_partial_tokens / max(a.tokens_available, 1):.2f}",
+                f"{a.tokens_cut:,}", f"{a.tokens_left_over:,}", f"{a.sequences:,}",
+                f"{a.padding / max(a.sequences * seq_len, 1):.3%}",
+                f"{a.share_asked:.4%}", f"{a.share_got:.4%}",
+            ]
+        )  # fmt: skip
+    header = ("source", "documents", "dropped", "kept", "tokens", "placed", "passes", "cut",
+              "left over", "sequences", "padding", "asked", "got")  # fmt: skip
+    return table(header, rows)
+
+
+def dropped_table(accounts: Iterable[SourceAudit]) -> str:
+    """Documents dropped by source and reason; empty if there are none."""
+    rows = [
+        (a.name, reason, f"{n:,}") for a in accounts for reason, n in a.documents_dropped.items()
+    ]
+    return table(("source", "dropped because", "documents"), rows) if rows else ""

@@ -1,0 +1,246 @@
+"""The build, stage by stage. `build.py` is its command line."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipelines import files
+from pipelines.arrange import GroupRows, arrange
+from pipelines.audit import (
+    SourceAudit,
+    close_accounts,
+    enter_group,
+    enter_shard,
+    open_account,
+    too_many_bad,
+)
+from pipelines.corpus import Corpus, load_corpus
+from pipelines.errors import FaultsError, UserError
+from pipelines.estimate import expected_bytes
+from pipelines.finish import describe_shard, write_documents, write_dropped, write_manifest
+from pipelines.job import Job
+from pipelines.ordering import TrainingOrder
+from pipelines.planning import SourcePlan, form_groups, plan_sources
+from pipelines.progress import Done, Reporter, Total
+from pipelines.records import BAD_REASONS, Split
+from pipelines.rows import row_figures
+from pipelines.sources import BLOCK_BYTES, spread
+from pipelines.stages import (
+    Pack,
+    PackTasks,
+    Prepare,
+    PrepareTasks,
+    Stage,
+    Write,
+    WriteTasks,
+    group_path,
+    layout_path,
+    order_path,
+    save_tasks,
+)
+from pipelines.store import finished_batches, split_key
+from pipelines.tokenizer import Tokenizer
+
+RunStage = Callable[[type[Stage], str, int], None]
+"""Runs all tasks of a stage in a work folder, with so many workers: a Beam pipeline, or in tests
+and benchmarks a plain loop."""
+
+# Starting a worker process costs seconds; below these sizes it costs more than it saves.
+_BYTES_PER_WORKER = 48 << 20
+_DOCUMENTS_PER_WORKER = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What stops a build."""
+
+    max_bad: float
+    """Share of a source's records that may be broken."""
+
+
+def build(
+    job: Job,
+    tokenizer: Tokenizer,
+    *,
+    run_stage: RunStage,
+    report: Reporter,
+    limits: Limits,
+    workers: int,
+) -> list[SourceAudit]:
+    """Build the data set of a job whose output folder is claimed.
+
+    Raises:
+        UserError: inputs, limits or the disk stop the build; nothing was published.
+    """
+    corpora = prepare(job, run_stage=run_stage, report=report, workers=workers)
+    if faults := too_many_bad(corpora, BAD_REASONS, limits.max_bad):
+        raise FaultsError("broken input", faults)
+    plans = plan_sources(job.mixture, corpora)
+    names = list(job.mixture.sources)
+    accounts = [open_account(n, job.mixture, corpora[n], plans[n]) for n in names]
+    order = pack(job, corpora, plans, accounts, run_stage=run_stage, workers=workers)
+    n_shards = write(job, corpora, accounts, run_stage=run_stage, report=report, workers=workers)
+    entries = [_enter_shard(job, accounts, number) for number in range(n_shards)]
+    close_accounts(accounts, job.mixture)
+    write_documents(job, corpora)
+    write_dropped(job, corpora)
+    write_manifest(job, tokenizer, accounts, order, entries)
+    if files.is_local(job.output):
+        shutil.rmtree(job.work, ignore_errors=True)
+    return accounts
+
+
+def prepare(job: Job, *, run_stage: RunStage, report: Reporter, workers: int) -> dict[str, Corpus]:
+    """Fill the token store; what it holds already is not done again."""
+    finished = {s.name: finished_batches(s.store, s.splits) for s in job.sources}
+    todo = [x for s in job.sources for x in s.splits if split_key(x) not in finished[s.name]]
+    if todo:
+        total = _prepare_total(todo)
+        workers = min(workers, 1 + total.n_bytes // _BYTES_PER_WORKER)
+        tasks = spread(todo, workers=workers)
+        specs = {s.name: s.spec for s in job.sources}
+        save_tasks(
+            job.work, "prepare", PrepareTasks(tasks, specs, {s.name: s.store for s in job.sources})
+        )
+        _clear_faults(job)
+        with report.stage("prepare", total, _store_poll(job)):
+            run_stage(Prepare, job.work, workers)
+        _raise_faults(job)
+        finished = {s.name: finished_batches(s.store, s.splits) for s in job.sources}
+    else:
+        report.say("prepare  | everything is in the token store already")
+    return {s.name: load_corpus(s.store, s.splits, finished[s.name]) for s in job.sources}
+
+
+def _prepare_total(todo: Sequence[Split]) -> Total:
+    n_bytes, exact = expected_bytes(todo)
+    return Total(max(len(todo), -(-n_bytes // BLOCK_BYTES)), n_bytes, exact)
+
+
+def _store_poll(job: Job) -> Callable[[], Done]:
+    """Counts what this build's splits have in the store."""
+    keys = {split_key(x) for s in job.sources for x in s.splits}
+    folders = sorted({s.store for s in job.sources})
+    seen: dict[str, tuple[int, int]] = {}
+
+    def poll() -> Done:
+        for folder in folders:
+            for name in files.list_names(folder):
+                key, _, rest = name.partition("-")
+                if rest[5:] == ".arrow" and key in keys and f"{folder}/{name}" not in seen:
+                    seen[f"{folder}/{name}"] = _batch_size(files.join(folder, name))
+        return Done(len(seen), sum(b for b, _ in seen.values()), sum(t for _, t in seen.values()))
+
+    return poll
+
+
+def _batch_size(path: str) -> tuple[int, int]:
+    """(input bytes, tokens) of a batch."""
+    from pipelines.store import read_index
+
+    table, counts = read_index(path.removesuffix(".arrow"), ["n_tokens"])
+    return counts.n_bytes, sum(table["n_tokens"].to_pylist())
+
+
+def _clear_faults(job: Job) -> None:
+    folder = files.join(job.work, "faults")
+    for name in files.list_names(folder):
+        fs, path = files.filesystem(files.join(folder, name))
+        fs.rm(path)
+
+
+def _raise_faults(job: Job) -> None:
+    folder = files.join(job.work, "faults")
+    faults = {
+        files.read_json(files.join(folder, name))["fault"] for name in files.list_names(folder)
+    }
+    if faults:
+        raise FaultsError("input that cannot be trusted", sorted(faults))
+
+
+def pack(
+    job: Job,
+    corpora: dict[str, Corpus],
+    plans: dict[str, SourcePlan],
+    accounts: Sequence[SourceAudit],
+    *,
+    run_stage: RunStage,
+    workers: int,
+) -> TrainingOrder:
+    """Choose documents, lay them out in sequences, order the sequences."""
+    group_sources: list[str] = []
+    group_passes: list[int] = []
+    first_batch = 0
+    for account in accounts:
+        name = account.name
+        corpus = corpora[name]
+        for group in form_groups(name, job.mixture, corpus, plans[name], first_batch=first_batch):
+            enter_group(account, group)
+            files.write_table(group_path(job.work, len(group_sources)), group.documents)
+            group_sources.append(name)
+            group_passes.append(group.pass_)
+        first_batch += len(corpus.batches)
+    save_tasks(job.work, "pack", PackTasks(job.mixture, group_sources))
+    n_documents = sum(account.documents_used for account in accounts)
+    run_stage(Pack, job.work, min(workers, 1 + n_documents // _DOCUMENTS_PER_WORKER))
+    of_source: dict[str, list[GroupRows]] = {account.name: [] for account in accounts}
+    for number, name in enumerate(group_sources):
+        figures = row_figures(files.read_table(layout_path(job.work, number)))
+        of_source[name].append(GroupRows(number, group_passes[number], figures))
+    table, order = arrange(job.mixture, list(of_source.values()))
+    files.write_table(order_path(job.work), table)
+    return order
+
+
+def write(
+    job: Job,
+    corpora: dict[str, Corpus],
+    accounts: Sequence[SourceAudit],
+    *,
+    run_stage: RunStage,
+    report: Reporter,
+    workers: int,
+) -> int:
+    """Write the shards; returns how many there are."""
+    mixture = job.mixture
+    n_sequences = len(files.read_table(order_path(job.work)))
+    token_type = next(iter(corpora.values())).token_type
+    batches = [path for corpus in corpora.values() for path in corpus.batches]
+    per_shard = mixture.sequences_per_shard
+    tasks = WriteTasks(job.output, n_sequences, per_shard, mixture.seq_len, token_type, batches)
+    n_shards = -(-n_sequences // per_shard)
+    width = 2 if token_type == "uint16" else 4
+    n_bytes = n_sequences * mixture.seq_len * width
+    _check_disk(job.output, n_bytes)
+    save_tasks(job.work, "write", tasks)
+
+    def poll() -> Done:
+        names = files.list_names(job.output)
+        done = sum(name.endswith(".meta.arrow") for name in names)
+        share = done / max(n_shards, 1)
+        return Done(done, round(n_bytes * share), round(mixture.tokens * share))
+
+    with report.stage("write", Total(n_shards, n_bytes, exact=True), poll):
+        run_stage(Write, job.work, min(workers, 1 + n_bytes // (4 * _BYTES_PER_WORKER)))
+    return n_shards
+
+
+def _check_disk(output: str, n_bytes: int) -> None:
+    if not files.is_local(output):
+        return
+    written = sum(
+        entry.stat().st_size for entry in os.scandir(output) if entry.name.endswith(".tok")
+    )
+    free = shutil.disk_usage(output).free
+    if free < n_bytes - written:
+        raise UserError(
+            f"{output}: the shards need {n_bytes - written:,} bytes, the disk has {free:,} left; "
+            "the token store is kept: make room and run the same command again"
+        )
+
+
+def _enter_shard(job: Job, accounts: Sequence[SourceAudit], number: int) -> dict[str, object]:
+    entry, meta = describe_shard(job.output, number)
+    enter_shard(accounts, meta, seq_len=job.mixture.seq_len)
+    return entry

@@ -1,0 +1,166 @@
+"""Raw records → documents: one small description for each published schema."""
+
+import ast
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from pipelines.mixture import Fields, Source
+from pipelines.records import Document, Dropped, RawRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Where a record keeps what we need. Dots go into nested objects."""
+
+    text: str = "text"
+    origin: tuple[str, ...] = ()
+    """What names the document: the first field that holds a non-empty string."""
+
+    prompt: str | None = None
+    """The part of the text, at its beginning, that `loss: completion` leaves out."""
+
+
+SCHEMAS: Mapping[str, Schema] = {
+    "text": Schema(origin=("id", "name", "url", "title")),
+    # RedPajama-Data-1T: books have titles, arXiv ids, GitHub paths; Common Crawl has no meta but
+    # `source` at the top level. The hub's copy turns `meta` into a string.
+    "redpajama": Schema(
+        origin=(
+            "meta.arxiv_id",
+            "meta.short_book_title",
+            "meta.title",
+            "meta.url",
+            "meta.path",
+            "meta.source",
+            "source",
+        )
+    ),
+    "long_data": Schema(origin=("meta.source", "metadata.source"), prompt="prompt"),
+    "oig": Schema(origin=("metadata.source", "meta.source")),
+    "pile": Schema(origin=("meta.pile_set_name",)),
+    "c4": Schema(origin=("url", "id", "metadata.warc_headers.warc-target-uri")),
+}
+
+
+def schema_of(source: Source) -> Schema:
+    """The schema a source names, or the one its `fields` describe."""
+    fields: Fields | None = source.fields
+    if fields is None:
+        return SCHEMAS[source.schema_]
+    return Schema(fields.text, tuple(fields.origin), fields.prompt)
+
+
+def document_parser(
+    schema: Schema, *, completion_only: bool
+) -> Callable[[RawRecord], Document | Dropped]:
+    """A function that turns raw records into documents, or says why it cannot."""
+    decode = _decoder(schema)
+
+    def parse(record: RawRecord) -> Document | Dropped:
+        try:
+            value = decode(record.value) if isinstance(record.value, bytes) else record.value
+            text = _text(value, schema.text)
+            prompt = _prompt(value, text, schema) if completion_only else 0
+            return Document(text, _origin(value, schema.origin), prompt, *record[1:])
+        except _BadRecordError as bad:
+            return Dropped(bad.reason, bad.evidence, *record[1:])
+
+    return parse
+
+
+class _BadRecordError(Exception):
+    def __init__(self, reason: str, evidence: str = "") -> None:
+        self.reason = reason
+        self.evidence = evidence[:200]
+
+
+def _decoder(schema: Schema) -> Callable[[bytes], Mapping[str, Any]]:
+    """JSON bytes → the few fields that are needed; others are checked but not built."""
+    paths = [schema.text, *schema.origin, *([schema.prompt] if schema.prompt else [])]
+    names = sorted({path.split(".")[0] for path in paths})
+    record_type = msgspec.defstruct(
+        "Record", [(f"f{i}", Any, None) for i in range(len(names))],
+        rename={f"f{i}": name for i, name in enumerate(names)},
+    )  # fmt: skip
+    decoder = msgspec.json.Decoder(record_type)
+
+    def decode(line: bytes) -> Mapping[str, Any]:
+        try:
+            return dict(zip(names, msgspec.structs.astuple(decoder.decode(line)), strict=True))
+        except msgspec.ValidationError as error:
+            raise _BadRecordError("not_an_object", str(error)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return _decode_leniently(line)
+
+    return decode
+
+
+def _decode_leniently(line: bytes) -> Mapping[str, Any]:
+    """What Python's own writer makes and strict parsers refuse (NaN, lone surrogates)."""
+    try:
+        value = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise _BadRecordError("invalid_utf8", str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise _BadRecordError("invalid_json", str(error)) from None
+    if not isinstance(value, dict):
+        raise _BadRecordError("not_an_object", type(value).__name__)
+    return value
+
+
+def _at(value: Any, path: str) -> Any:
+    for name in path.split("."):
+        if isinstance(value, str | bytes):
+            value = _mapping_in(value)
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value
+
+
+def _mapping_in(text: str | bytes) -> Any:
+    """A mapping written as a string, as JSON or as Python prints it (RedPajama's hub copy)."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        try:
+            return ast.literal_eval(text.decode() if isinstance(text, bytes) else text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+
+
+def _text(value: Any, path: str) -> str:
+    text = _at(value, path)
+    if isinstance(text, bytes):
+        try:
+            return text.decode()
+        except UnicodeDecodeError as error:
+            raise _BadRecordError("invalid_utf8", str(error)) from None
+    if text is None:
+        raise _BadRecordError("missing_text", f"no field '{path}'")
+    if not isinstance(text, str):
+        raise _BadRecordError("text_not_a_string", type(text).__name__)
+    return text
+
+
+def _origin(value: Any, paths: tuple[str, ...]) -> str:
+    for path in paths:
+        found = _at(value, path)
+        if isinstance(found, bytes):
+            found = found.decode(errors="replace")
+        if isinstance(found, str | int) and str(found):
+            return str(found).encode(errors="replace").decode()
+    return ""
+
+
+def _prompt(value: Any, text: str, schema: Schema) -> int:
+    prompt = _at(value, schema.prompt) if schema.prompt else None
+    if isinstance(prompt, bytes):
+        prompt = prompt.decode(errors="replace")
+    if not isinstance(prompt, str) or not text.startswith(prompt):
+        raise _BadRecordError("prompt_not_a_prefix", f"field '{schema.prompt}'")
+    return len(prompt)

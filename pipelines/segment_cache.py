@@ -1,0 +1,379 @@
+"""Text -> ids for SentencePiece BPE models with byte fallback, exact and fast.
+
+BPE joins neighbours only into a piece of the vocabulary. So where no piece holds the two
+characters around a place in the text, a cut there changes no id. The text is cut at all such
+places. The short segments that come out repeat so often that a table of those already encoded
+answers almost all; the others are merged here, and the rare long ones by sentencepiece.
+
+This module alone imports numba. Its kernels share these names: data = UTF-8 of all texts;
+cuts = where the segments of one text start; group = keys and home slots of the next segments;
+table, values = the same memory as 64-bit and as 32-bit numbers.
+"""
+# ruff: noqa: PLR0917 - kernels take flat arrays.
+# pyright: basic, reportCallIssue=false
+
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sentencepiece
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+SPACE = "\u2581"  # how pieces write a space
+LONGEST_MERGED = 256  # bytes; merging here costs the square of the length
+GROUP = 32  # segments whose slots are fetched from memory together
+
+# A slot is one cache line: a key of 32 bytes (the segment and its length), the number of ids,
+# and the ids. Keys are compared whole, so no segment is ever taken for another.
+KEY_BYTES = 31
+MAX_IDS = 7
+WAYS = 4  # neighbouring slots in which a segment may lie
+
+NO_MERGE = np.int64(1 << 62)
+MIX = np.uint64(0x9E3779B97F4A7C15)
+MIXES = np.array([MIX, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F], np.uint64)
+_FIRST_BYTES = [(1 << 8 * n) - 1 for n in range(9)]
+MASKS = np.array(
+    [[_FIRST_BYTES[min(max(n - at, 0), 8)] for at in (0, 8, 16, 24)] for n in range(KEY_BYTES + 1)],
+    np.uint64,
+)
+
+# Numbers in sentencepiece_model.proto.
+PIECE, TRAINER, NORMALIZER = 1, 2, 3
+MODEL_TYPE, SPACE_AS_SUFFIX, BYTE_FALLBACK = 3, 24, 35
+CHARSMAP, DUMMY_PREFIX, REMOVE_SPACES, ESCAPE_SPACES, RULES = 2, 3, 4, 5, 6
+UNIGRAM, BPE = 1, 2
+NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
+NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"  # appended to a model, it overrides that one field
+
+Vocabulary = dict[str, tuple[int, float]]  # normal piece, with plain spaces -> id, score
+
+
+class UnsupportedModel(ValueError):  # noqa: N818
+    """The model treats text in a way that this engine does not."""
+
+
+class SegmentCacheEngine:
+    """Encodes as sentencepiece does, without BOS and EOS; no string in a text is special.
+
+    Memory is bounded: 64 bytes per slot, some MB for the model, and per call about nine bytes
+    per byte of text. Threads may share an engine, but take turns.
+
+    Args:
+        model: a serialized sentencepiece model (the bytes of `tokenizer.model`).
+        slots: segments that the table holds, rounded up to a power of two. Changes no id.
+
+    Raises:
+        UnsupportedModel: what it is about the model.
+    """
+
+    def __init__(self, model: bytes, *, slots: int = 1 << 19) -> None:
+        self._reference = sentencepiece.SentencePieceProcessor(model_proto=model + NO_DUMMY_PREFIX)
+        normal = _supported_vocabulary(model)
+        byte_ids = [self._reference.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
+        scratch = np.zeros((2, LONGEST_MERGED), np.int64)
+        self._joined = _joined_bytes(normal)
+        self._merging = (_merge_table(normal), np.array(byte_ids), scratch)
+        self._table = np.zeros(((1 << (slots - 1).bit_length()) + WAYS, 8), np.uint64)
+        self._group = np.zeros((GROUP, 6), np.uint64)
+        self._lock = threading.Lock()
+
+    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        """Return the ids of all texts in one array, and where each text's ids start and end.
+
+        Text i became `ids[offsets[i] : offsets[i + 1]]`. Pass megabytes of text at a time:
+        a call costs some 50 microseconds before the first byte.
+
+        Raises:
+            UnicodeEncodeError: a text holds half a surrogate pair, which has no UTF-8.
+        """
+        encoded = [text.replace(SPACE, " ").encode() for text in texts]
+        ends = np.cumsum([0, *(len(text) + 1 for text in encoded)])
+        # The space in front of each text is its dummy prefix; the zeros let _load8 read on.
+        data = np.frombuffer(b" ".join([b"", *encoded, bytes(32)]), np.uint8)
+        with self._lock:
+            return self._encode(data, ends)
+
+    def _encode(
+        self, data: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        ids = np.empty(len(data), np.uint32)  # no byte gives more than one id
+        offsets = np.zeros(len(ends), np.int64)
+        cuts = np.empty(np.diff(ends).max(initial=0) + 1, np.int64)
+        state = np.zeros(4, np.int64)  # text, its next segment, its segments, ids so far
+        model = (self._joined, self._merging)
+        tables = (self._table, self._table.view(np.uint32), self._group)
+        while _encode_texts(data, ends, *model, tables, cuts, ids, offsets, state):
+            _, segment, _, count = state
+            text = data[cuts[segment - 1] : cuts[segment]].tobytes().decode()
+            long_ids = self._reference.encode(text, return_type="numpy")
+            ids[count : count + len(long_ids)] = long_ids
+            state[3] += len(long_ids)
+        ids.resize(state[3], refcheck=False)
+        return ids, offsets
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while message[at] >= 0x80:
+        value |= (message[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+    return value | message[at] << shift, at + 1
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Yield (field number, value) of a protobuf message: an int, a float or bytes."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        number, wire = divmod(tag, 8)
+        if wire == 0:
+            value, at = _varint(message, at)
+        elif wire == 5:
+            value, at = struct.unpack_from("<f", message, at)[0], at + 4
+        else:
+            size, at = (8, at) if wire == 1 else _varint(message, at)
+            value, at = message[at : at + size], at + size
+        yield number, value
+
+
+def _supported_vocabulary(model: bytes) -> Vocabulary:
+    """Check that what this module assumes holds of `model`, and return its normal pieces."""
+    pieces: list[tuple[str, float, int]] = []
+    specs: dict[int, dict[int, Any]] = {TRAINER: {}, NORMALIZER: {}}
+    for number, value in _fields(model):
+        if number == PIECE:
+            piece = dict(_fields(value))
+            pieces.append((piece[1].decode(), piece.get(2, 0.0), piece.get(3, NORMAL)))
+        elif number in specs:
+            specs[number].update(_fields(value))
+    trainer, normalizer = specs[TRAINER], specs[NORMALIZER]
+    normal = {piece for piece, _, kind in pieces if kind == NORMAL}
+    refusals = {
+        "it is not BPE": trainer.get(MODEL_TYPE, UNIGRAM) != BPE,
+        "it has no byte fallback": not trainer.get(BYTE_FALLBACK, False),
+        "it puts spaces behind words": trainer.get(SPACE_AS_SUFFIX, False),
+        "it normalizes characters": normalizer.get(CHARSMAP) or normalizer.get(RULES),
+        "it adds no dummy prefix": not normalizer.get(DUMMY_PREFIX, True),
+        "it removes extra spaces": normalizer.get(REMOVE_SPACES, True),
+        "it does not escape spaces": not normalizer.get(ESCAPE_SPACES, True),
+        "it has user-defined or unused pieces": {p[2] for p in pieces}
+        - {NORMAL, UNKNOWN, CONTROL, BYTE},
+        "a special piece is one character": any(len(p) < 2 for p, _, k in pieces if k != NORMAL),
+        "a piece holds a plain space": any(" " in piece for piece in normal),
+        "a piece holds a character that is no piece": set("".join(normal)) - normal,
+    }
+    if reasons := [reason for reason, applies in refusals.items() if applies]:
+        raise UnsupportedModel(f"no segment cache for this model: {'; '.join(reasons)}")
+    return {p.replace(SPACE, " "): (i, s) for i, (p, s, k) in enumerate(pieces) if k == NORMAL}
+
+
+def _joined_bytes(normal: Vocabulary) -> npt.NDArray[np.uint8]:
+    """Return 1 at 256 * x + y where no cut may fall between byte x and byte y.
+
+    It knows the last byte of the character before and the first byte of the one after.
+    So it forbids more cuts than the characters themselves would, never fewer.
+    """
+    joined = np.zeros((256, 256), np.uint8)
+    joined[:, 0x80:0xC0] = 1  # inside a character
+    for x, y in {piece[i : i + 2] for piece in normal for i in range(len(piece) - 1)}:
+        joined[x.encode()[-1], y.encode()[0]] = 1
+    return joined.ravel()
+
+
+def _merge_table(normal: Vocabulary) -> npt.NDArray[np.int64]:
+    """Return an open-addressing table of keys and values, [size, 2]; no key is -1.
+
+    A character's UTF-8 as a number -> its id. (left id + 1) << 32 | right id -> rank << 32
+    | id of the two merged; the lowest rank merges first, equal scores have equal ranks.
+    """
+    scores = sorted({score for _, score in normal.values()}, reverse=True)
+    ranks = {score: rank for rank, score in enumerate(scores)}
+    entries: dict[int, int] = {}
+    for piece, (id, score) in normal.items():
+        if len(piece) == 1:
+            entries[int.from_bytes(piece.encode(), "little")] = id
+        for i in range(1, len(piece)):
+            if (left := normal.get(piece[:i])) and (right := normal.get(piece[i:])):
+                entries[left[0] + 1 << 32 | right[0]] = ranks[score] << 32 | id
+    table = [(-1, 0)] * (1 << (2 * len(entries)).bit_length())
+    for key, value in entries.items():
+        slot = (key * int(MIX) >> 20) % len(table)
+        while table[slot][0] != -1:
+            slot = (slot + 1) % len(table)
+        table[slot] = (key, value)
+    return np.array(table, np.int64)
+
+
+@intrinsic
+def _load8(_context: Any, data: Any, index: Any) -> Any:
+    """Read eight bytes, at any index, as one little-endian number."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        pointer = builder.gep(array.data, [args[1]])
+        return builder.load(builder.bitcast(pointer, ir.IntType(64).as_pointer()), align=1)
+
+    return types.uint64(data, index), codegen
+
+
+@njit(cache=True, nogil=True)
+def _find(merges, key):
+    """Return the value of `key`, or NO_MERGE."""
+    last = len(merges) - 1
+    slot = np.int64(np.uint64(key) * MIX >> np.uint64(20)) & last
+    while merges[slot, 0] != key:
+        if merges[slot, 0] == -1:
+            return NO_MERGE
+        slot = (slot + 1) & last
+    return merges[slot, 1]
+
+
+@njit(cache=True, nogil=True)
+def _split(data, start, stop, merges, byte_ids, symbols):
+    """Write the id of each character, or of its bytes where it is no piece; return how many."""
+    n = 0
+    while start < stop:
+        lead = data[start]
+        size = 1 + (lead >= 0xC0) + (lead >= 0xE0) + (lead >= 0xF0)
+        id = _find(merges, np.int64(_load8(data, start)) & ((1 << 8 * size) - 1))
+        if id != NO_MERGE:
+            symbols[n] = id
+            n += 1
+        else:
+            for i in range(start, start + size):
+                symbols[n] = byte_ids[data[i]]
+                n += 1
+        start += size
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _merge(data, start, stop, merging, ids, count):
+    """Append the ids of a segment: merge the best pair, the leftmost of equals, and again."""
+    merges, byte_ids, (symbols, found) = merging
+    n = _split(data, start, stop, merges, byte_ids, symbols)
+    for i in range(n - 1):
+        found[i] = _find(merges, (symbols[i] + 1) << 32 | symbols[i + 1])
+    while n > 1:
+        best = 0
+        for i in range(1, n - 1):
+            if found[i] >> 32 < found[best] >> 32:
+                best = i
+        if found[best] == NO_MERGE:
+            break
+        symbols[best] = found[best] & 0xFFFFFFFF
+        n -= 1
+        for i in range(best + 1, n):
+            symbols[i], found[i - 1] = symbols[i + 1], found[i]
+        for i in range(max(best - 1, 0), min(best + 1, n - 1)):
+            found[i] = _find(merges, (symbols[i] + 1) << 32 | symbols[i + 1])
+    for i in range(n):
+        ids[count + i] = symbols[i]
+    return count + n
+
+
+@njit(cache=True, nogil=True)
+def _cut(data, start, end, joined, cuts):
+    """Write where the segments of a text start, then where it ends; return how many there are."""
+    cuts[0], n = start, 1
+    for i in range(start + 1, end):
+        cuts[n] = i  # no branch: where segments end is too irregular to predict
+        n += joined[np.int64(data[i - 1]) << 8 | data[i]] == 0
+    cuts[n] = end
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _hash_group(data, cuts, first, n, table, group):
+    """Write key and home slot of up to n segments; return how many come before a long one."""
+    touched = np.uint64(0)
+    for j in range(n):
+        start, stop = cuts[first + j], cuts[first + j + 1]
+        if stop - start > LONGEST_MERGED:
+            return j
+        size = np.uint64(min(stop - start, KEY_BYTES))
+        k0 = _load8(data, start) & MASKS[size, 0]
+        k1 = _load8(data, start + 8) & MASKS[size, 1]
+        k2 = _load8(data, start + 16) & MASKS[size, 2]
+        k3 = _load8(data, start + 24) & MASKS[size, 3] | size << np.uint64(56)
+        group[j, 0], group[j, 1], group[j, 2], group[j, 3] = k0, k1, k2, k3
+        home = k0 * MIXES[0] + k1 * MIXES[1] + k2 * MIXES[2] + k3 * MIXES[3]
+        group[j, 4] = (home >> np.uint64(24)) & np.uint64(len(table) - WAYS - 1)
+        touched |= table[group[j, 4], 3]
+    group[0, 5] = touched  # so that the compiler keeps the reads, which overlap here
+    return n
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _slot_of(group, j, table):
+    """Return the slot that holds segment j and True, or one that may hold it and False."""
+    home = group[j, 4]
+    for slot in range(home, home + np.uint64(WAYS)):
+        differs = table[slot, 0] ^ group[j, 0] | table[slot, 1] ^ group[j, 1]
+        differs |= table[slot, 2] ^ group[j, 2] | table[slot, 3] ^ group[j, 3]
+        if differs == 0:  # one branch for all four
+            return slot, True
+        if table[slot, 3] == 0:
+            return slot, False
+    return home + (group[j, 0] * MIX >> np.uint64(62)), False
+
+
+@njit(cache=True, nogil=True)
+def _remember(group, j, table, values, slot, ids, start, end):
+    if end - start <= MAX_IDS:
+        for k in range(4):
+            table[slot, k] = group[j, k]
+        values[slot, 8] = end - start
+        for i in range(end - start):
+            values[slot, 9 + i] = ids[start + i]
+
+
+@njit(cache=True, nogil=True)
+def _emit_group(data, cuts, first, n, merging, tables, ids, count):
+    """Append the ids of n segments, from the table or merged now; return how many ids there are."""
+    table, values, group = tables
+    for j in range(n):
+        start, stop = cuts[first + j], cuts[first + j + 1]
+        if stop - start > KEY_BYTES:
+            count = _merge(data, start, stop, merging, ids, count)
+            continue
+        slot, held = _slot_of(group, j, table)
+        if not held:
+            end = _merge(data, start, stop, merging, ids, count)
+            _remember(group, j, table, values, slot, ids, count, end)
+            count = end
+            continue
+        ids[count] = values[slot, 9]
+        for i in range(1, values[slot, 8]):
+            ids[count + i] = values[slot, 9 + i]
+        count += values[slot, 8]
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _encode_texts(data, ends, joined, merging, tables, cuts, ids, offsets, state):
+    """Encode from `state` on; return True in front of a long segment, False when all is done."""
+    text, segment, segments, count = state
+    while True:
+        while segment < segments:
+            group = min(GROUP, segments - segment)
+            n = _hash_group(data, cuts, segment, group, tables[0], tables[2])
+            if n == 0:
+                state[0], state[1], state[2], state[3] = text, segment + 1, segments, count
+                return True
+            count = _emit_group(data, cuts, segment, n, merging, tables, ids, count)
+            segment += n
+        offsets[text] = count
+        if text == len(ends) - 1:
+            state[3] = count
+            return False
+        if ends[text + 1] - ends[text] > 1:  # more than the dummy prefix
+            segments = _cut(data, ends[text], ends[text + 1], joined, cuts)
+            segment = 0
+        text += 1

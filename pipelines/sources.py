@@ -1,0 +1,166 @@
+"""Paths of a mixture → the files they name → splits that workers can read on their own."""
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+
+from pipelines import files, hub
+from pipelines.errors import UserError
+from pipelines.mixture import Source
+from pipelines.records import InputFile, Split
+
+BLOCK_BYTES = 16 << 20
+"""Uncompressed bytes of input in one block. Blocks depend on the input alone, so that every
+runner and any number of workers make the same ones."""
+
+COMPRESSIONS = {".zst": "zstd", ".gz": "gzip"}
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".json": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".txt": "text",
+    ".tex": "text",
+}
+
+
+def compression_of(name: str) -> str | None:
+    """`zstd`, `gzip` or None, by the ending of the name."""
+    return COMPRESSIONS.get(os.path.splitext(name)[1])
+
+
+def format_of(name: str) -> str | None:
+    """The format that the ending of a name stands for, compression ending aside."""
+    base, ending = os.path.splitext(name)
+    if ending in COMPRESSIONS:
+        ending = os.path.splitext(base)[1]
+    return FORMATS.get(ending)
+
+
+def list_files(patterns: Sequence[str], *, root: str | None, any_ending: bool) -> list[InputFile]:
+    """All files that paths, folders and globs name, each once, ordered by name.
+
+    Args:
+        patterns: as in the mixture file.
+        root: what relative patterns are below (--data-root), or None.
+        any_ending: take files of a folder whatever their ending (an explicit `format`).
+
+    Raises:
+        UserError: a pattern names nothing that can be read.
+    """
+    found: dict[str, InputFile] = {}
+    for pattern in patterns:
+        path = pattern if root is None or "://" in pattern else files.join(root, pattern)
+        listed = _list_local(path) if files.is_local(path) else _list_remote(path)
+        usable = [f for f in listed if any_ending or format_of(f[0])]
+        if not usable:
+            ignored = f" ({len(listed)} files of other kinds)" if listed else ""
+            raise UserError(f"{path}: no file to read{ignored}; {_way_out(path, root)}")
+        for file_path, size, identity in usable:
+            name = file_path.removeprefix(root.rstrip("/") + "/") if root else file_path
+            found[file_path] = InputFile(file_path, name, size, identity)
+    return sorted(found.values(), key=lambda file: file.name)
+
+
+def _way_out(path: str, root: str | None) -> str:
+    where = f"is --data-root {root} right? " if root else "does it exist? "
+    return f"{where}Known endings: {', '.join(sorted(FORMATS))}, with .zst or .gz too"
+
+
+def _list_local(pattern: str) -> list[tuple[str, int, str]]:
+    path = pattern.removeprefix("file://")
+    if os.path.isdir(path):
+        names = [os.path.join(d, f) for d, _, fs in os.walk(path, followlinks=True) for f in fs]
+    elif os.path.exists(path):
+        names = [path]
+    else:
+        names = [n for n in glob.glob(path, recursive=True) if os.path.isfile(n)]
+    if unreadable := [name for name in names if not os.access(name, os.R_OK)]:
+        raise UserError(f"{unreadable[0]}: no permission to read it ({len(unreadable)} such files)")
+    return [(name, os.stat(name).st_size, files.identity(name)) for name in names]
+
+
+def _list_remote(pattern: str) -> list[tuple[str, int, str]]:
+    fs, name = files.filesystem(pattern)
+    scheme = pattern.split("://", 1)[0]
+    try:
+        names = fs.glob(name) if glob.has_magic(name) else fs.find(name)
+        urls = [n if "://" in n else f"{scheme}://{n.lstrip('/')}" for n in names]
+        return [
+            (url, int(fs.size(n)), files.identity(url)) for n, url in zip(names, urls, strict=True)
+        ]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{pattern}: cannot list it: {error}") from error
+
+
+def list_source(name: str, source: Source, *, data_root: str | None) -> list[InputFile]:
+    """The input files of one source.
+
+    Raises:
+        UserError: see `list_files`; or a remote path without `local` under --data-root.
+    """
+    local = data_root is not None and source.local is not None
+    patterns = source.local if local and source.local else source.path
+    if hub.is_dataset(patterns[0]):
+        return [file for pattern in patterns for file in hub.list_shards(pattern)]
+    root = data_root if local or all("://" not in p for p in patterns) else None
+    try:
+        return list_files(patterns, root=root, any_ending=source.format != "auto")
+    except UserError as error:
+        raise UserError(f"sources.{name}: {error}") from error
+
+
+def plan_splits(name: str, source: Source, inputs: Iterable[InputFile]) -> list[Split]:
+    """Cut input files into splits: byte ranges, row groups, whole files, or bundles of texts."""
+    splits: list[Split] = []
+    bundle: list[InputFile] = []
+    for file in inputs:
+        kind = _kind(file, source)
+        if kind == "text":
+            bundle.append(file)
+            if sum(f.size for f in bundle) >= BLOCK_BYTES:
+                splits.append(Split(name, kind, tuple(bundle)))
+                bundle = []
+        else:
+            splits += _split_file(Split(name, kind, (file,)))
+    return splits + ([Split(name, "text", tuple(bundle))] if bundle else [])
+
+
+def _kind(file: InputFile, source: Source) -> str:
+    if hub.is_dataset(file.path):
+        return "hub"
+    if source.format != "auto":
+        return source.format
+    return format_of(file.path) or "text"
+
+
+def _split_file(split: Split) -> list[Split]:
+    if split.format == "jsonl" and compression_of(split.file.path) is None:
+        starts = range(0, split.file.size, BLOCK_BYTES)
+        return [replace(split, first=b, last=min(b + BLOCK_BYTES, split.file.size)) for b in starts]
+    if split.format == "parquet":
+        try:
+            with files.open_binary(split.file.path) as file:
+                groups = pq.ParquetFile(file).num_row_groups
+        except (OSError, ValueError) as error:
+            raise UserError(f"{split.file.name}: not a readable parquet file: {error}") from error
+        return [replace(split, first=g, last=g + 1) for g in range(groups)]
+    return [split]
+
+
+def spread(splits: Sequence[Split], *, workers: int) -> list[Split]:
+    """Let several workers share compressed files, which cannot be split, and deal big ones first.
+
+    Every worker then decompresses the file, which is fast, and tokenizes its share of the blocks,
+    which is slow. Blocks and results stay the same.
+    """
+    spread_out: list[Split] = []
+    for split in splits:
+        shareable = split.format == "jsonl" and compression_of(split.file.path) is not None
+        share = min(workers, 1 + split.file.size // (4 << 20)) if shareable else 1
+        spread_out += [replace(split, stride=i, strides=share) for i in range(share)]
+    return sorted(spread_out, key=lambda s: -(s.last - s.first or s.file.size) // s.strides)

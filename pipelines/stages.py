@@ -1,0 +1,226 @@
+"""The three stages that touch tokens, as tasks that any worker can run in any order.
+
+A stage reads what it needs from the build's work folder and writes files whose names and bytes
+depend on the task alone. So a task may run twice, or be killed, without harm. No Beam here: the
+wiring is in `transforms.py`.
+"""
+
+import errno
+import pickle
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from pipelines import files
+from pipelines.errors import UserError
+from pipelines.gather import describe_rows, fill_rows, shard_segments, write_shard
+from pipelines.mixture import Mixture
+from pipelines.prepare import Preparer, PrepareSpec
+from pipelines.readers import InputFault, read_blocks
+from pipelines.records import Split
+from pipelines.rows import lay_out
+from pipelines.shards import shard_name
+from pipelines.store import TokenReader, batch_path, split_key, write_batch, write_end
+from pipelines.tokenizer import Tokenizer, load_tokenizer
+
+
+class Stage(Protocol):
+    """One kind of work."""
+
+    def __init__(self, work: str) -> None: ...
+
+    @staticmethod
+    def tasks(work: str) -> Iterator[int]:
+        """Numbers of the tasks to do."""
+        ...
+
+    def run(self, task: int) -> None:
+        """Do one task."""
+        ...
+
+
+def out_of_space(error: OSError, path: str) -> UserError | None:
+    """A full disk is the user's to mend; other errors of the system are not explained here."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"{path}: no space left on the device; what is finished is kept: make room and run the "
+            "same command again"
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class PrepareTasks:
+    """What the prepare stage needs; kept in the work folder."""
+
+    splits: list[Split]
+    specs: dict[str, PrepareSpec]
+    """By source."""
+
+    stores: dict[str, str]
+    """Folder of each source's batches."""
+
+
+def save_tasks(work: str, name: str, tasks: Any) -> None:
+    """Keep what a stage needs where its workers find it."""
+    files.write_bytes(files.join(work, f"{name}.pickle"), pickle.dumps(tasks))
+
+
+def _load_tasks(work: str, name: str) -> Any:
+    return pickle.loads(files.read_bytes(files.join(work, f"{name}.pickle")))
+
+
+class Prepare:
+    """Input splits → batches of the token store."""
+
+    def __init__(self, work: str) -> None:
+        self._work = work
+        self._tasks: PrepareTasks = _load_tasks(work, "prepare")
+        self._tokenizer: Tokenizer | None = None
+        self._preparers: dict[str, Preparer] = {}
+
+    @staticmethod
+    def tasks(work: str) -> Iterator[int]:
+        """One task a split."""
+        yield from range(len(_load_tasks(work, "prepare").splits))
+
+    def run(self, task: int) -> None:
+        """Prepare one split; a file that cannot be trusted leaves a fault for the driver."""
+        split = self._tasks.splits[task]
+        try:
+            self._prepare(split)
+        except InputFault as fault:
+            path = files.join(self._work, "faults", uuid.uuid4().hex)
+            files.write_json(path, {"place": split.place(), "fault": str(fault)})
+        except OSError as error:
+            raise out_of_space(error, self._tasks.stores[split.source]) or error from error
+
+    def _prepare(self, split: Split) -> None:
+        folder = self._tasks.stores[split.source]
+        spec = self._tasks.specs[split.source]
+        key = split_key(split)
+        done = {name for name in files.list_names(folder) if name.startswith(key)}
+        seen = -1
+
+        def skip(index: int) -> bool:
+            nonlocal seen
+            seen = index
+            return f"{key}-{index:05d}.arrow" in done
+
+        for block in read_blocks(split, max_record=spec.max_record, skip=skip):
+            prepared = self._preparer(split.source).prepare(block)
+            write_batch(batch_path(folder, key, block.index), prepared, block)
+            seen = block.index
+        write_end(folder, key, seen + 1)
+
+    def _preparer(self, source: str) -> Preparer:
+        spec = self._tasks.specs[source]
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(spec.tokenizer)
+        if source not in self._preparers:
+            self._preparers[source] = Preparer(spec, self._tokenizer)
+        return self._preparers[source]
+
+
+@dataclass(frozen=True)
+class PackTasks:
+    """What the pack stage needs."""
+
+    mixture: Mixture
+    groups: list[str]
+    """Source of each group."""
+
+
+def group_path(work: str, number: int) -> str:
+    """Documents of a packing group."""
+    return files.join(work, f"group-{number:05d}.arrow")
+
+
+def layout_path(work: str, number: int) -> str:
+    """Segments of a packing group's sequences."""
+    return files.join(work, f"layout-{number:05d}.arrow")
+
+
+class Pack:
+    """Groups of documents → layouts of sequences. Lengths only; no token moves."""
+
+    def __init__(self, work: str) -> None:
+        self._work = work
+        self._tasks: PackTasks = _load_tasks(work, "pack")
+
+    @staticmethod
+    def tasks(work: str) -> Iterator[int]:
+        """One task a group."""
+        yield from range(len(_load_tasks(work, "pack").groups))
+
+    def run(self, task: int) -> None:
+        """Lay out one group."""
+        documents = files.read_table(group_path(self._work, task))
+        mixture = self._tasks.mixture
+        source = mixture.sources[self._tasks.groups[task]]
+        layout = lay_out(documents, source, seq_len=mixture.seq_len)
+        try:
+            files.write_table(layout_path(self._work, task), layout)
+        except OSError as error:
+            raise out_of_space(error, self._work) or error from error
+
+
+@dataclass(frozen=True)
+class WriteTasks:
+    """What the write stage needs."""
+
+    output: str
+    n_sequences: int
+    sequences_per_shard: int
+    seq_len: int
+    token_type: str
+    batch_paths: list[str]
+
+
+def order_path(work: str) -> str:
+    """The training order."""
+    return files.join(work, "order.arrow")
+
+
+class Write:
+    """Layouts and the token store → shards."""
+
+    def __init__(self, work: str) -> None:
+        self._work = work
+        self._tasks: WriteTasks = _load_tasks(work, "write")
+        self._order = files.read_table(order_path(work))
+        self._reader = TokenReader(self._tasks.token_type)
+
+    @staticmethod
+    def tasks(work: str) -> Iterator[int]:
+        """One task a shard."""
+        tasks: WriteTasks = _load_tasks(work, "write")
+        yield from range(-(-tasks.n_sequences // tasks.sequences_per_shard))
+
+    def run(self, task: int) -> None:
+        """Write one shard, unless it is there."""
+        tasks = self._tasks
+        path = files.join(tasks.output, shard_name(task))
+        if files.exists(f"{path}.meta.arrow"):
+            return
+        order = self._order.slice(task * tasks.sequences_per_shard, tasks.sequences_per_shard)
+        groups = {g: self._layout(g) for g in set(order["group"].to_pylist())}
+        segments = shard_segments(order, groups)
+        rows = fill_rows(
+            segments,
+            tasks.batch_paths,
+            n_rows=len(order),
+            seq_len=tasks.seq_len,
+            reader=self._reader,
+            token_type=tasks.token_type,
+        )
+        try:
+            write_shard(path, rows, describe_rows(segments, order, rows))
+        except OSError as error:
+            raise out_of_space(error, tasks.output) or error from error
+
+    def _layout(self, group: int) -> pa.Table:
+        return files.read_table(layout_path(self._work, group))

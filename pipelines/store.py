@@ -1,0 +1,150 @@
+"""The token store: documents as tokens, one batch a block of input, named by what made them.
+
+A folder holds the batches of one `PrepareSpec`. A batch is three files:
+
+    KEY-00000.tokens         ids of all documents, little endian, uint16 or uint32
+    KEY-00000.dropped.arrow  records that became no document, with reasons
+    KEY-00000.arrow          one row a document; written last, so that it marks the batch complete
+
+KEY is a digest of the input split. `KEY.end` says how many batches the split has.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines import files
+from pipelines.mixture import digest
+from pipelines.prepare import Prepared
+from pipelines.readers import Block
+from pipelines.records import DROPPED_SCHEMA, Split
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("uid", pa.binary(16)),
+        ("n_tokens", pa.int64()),
+        ("prompt_tokens", pa.int32()),
+        ("n_bytes", pa.int64()),
+        ("line", pa.int64()),
+        ("offset", pa.int64()),
+        ("file", pa.int32()),
+        ("origin", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """What a batch was made of; kept in the metadata of its index."""
+
+    n_read: int
+    n_not_sampled: int
+    n_lines: int
+    n_bytes: int
+    token_type: str
+
+
+def split_key(split: Split) -> str:
+    """Names the batches of a split: by the files' paths and identities, and the range."""
+    inputs = [(file.path, file.identity) for file in split.files]
+    return digest(split.format, inputs, split.first, split.last)
+
+
+def batch_path(folder: str, key: str, index: int) -> str:
+    """A batch's path without its endings."""
+    return files.join(folder, f"{key}-{index:05d}")
+
+
+def write_batch(path: str, prepared: Prepared, block: Block) -> None:
+    """Write one batch; the index comes last and makes it count."""
+    tokens = prepared.tokens.astype(prepared.tokens.dtype.newbyteorder("<"), copy=False)
+    with files.write_atomic(f"{path}.tokens") as file:
+        file.write(tokens.data if len(tokens) else b"")
+    rows = [d._asdict() for d in prepared.dropped]
+    files.write_table(f"{path}.dropped.arrow", pa.Table.from_pylist(rows, DROPPED_SCHEMA))
+    counts = BatchCounts(
+        n_read=prepared.n_read,
+        n_not_sampled=prepared.n_not_sampled,
+        n_lines=block.n_lines,
+        n_bytes=block.n_bytes,
+        token_type=str(prepared.tokens.dtype),
+    )
+    files.write_table(f"{path}.arrow", _index(prepared, counts))
+
+
+def _index(prepared: Prepared, counts: BatchCounts) -> pa.Table:
+    documents = prepared.documents
+    columns = {
+        "uid": pa.array(prepared.uids, pa.binary(16)),
+        "n_tokens": np.diff(prepared.offsets),
+        "prompt_tokens": prepared.prompt_tokens,
+        "n_bytes": prepared.n_bytes,
+        "line": [d.line for d in documents],
+        "offset": [d.offset for d in documents],
+        "file": [d.file for d in documents],
+        "origin": [d.origin for d in documents],
+    }
+    fields = {name: getattr(counts, name) for name in BatchCounts.__slots__}
+    metadata = {"counts": json.dumps(fields)}
+    return pa.table(columns, schema=INDEX_SCHEMA.with_metadata(metadata))
+
+
+def read_index(path: str, columns: list[str] | None = None) -> tuple[pa.Table, BatchCounts]:
+    """The rows of a batch and what it was made of."""
+    table = files.read_table(f"{path}.arrow", columns)
+    return table, BatchCounts(**json.loads((table.schema.metadata or {})[b"counts"]))
+
+
+def write_end(folder: str, key: str, n_batches: int) -> None:
+    """Note that a split has been read to its end and how many batches that gives."""
+    files.write_json(files.join(folder, f"{key}.end"), {"n_batches": n_batches})
+
+
+def finished_batches(folder: str, splits: Iterable[Split]) -> dict[str, int]:
+    """Number of batches of each split (by key) whose batches are all there."""
+    names = set(files.list_names(folder))
+    finished: dict[str, int] = {}
+    for key in {split_key(split) for split in splits}:
+        if f"{key}.end" in names:
+            count = int(files.read_json(files.join(folder, f"{key}.end"))["n_batches"])
+            if all(f"{key}-{i:05d}.arrow" in names for i in range(count)):
+                finished[key] = count
+    return finished
+
+
+class TokenReader:
+    """Reads pieces of documents out of token files."""
+
+    def __init__(self, token_type: str) -> None:
+        self._dtype = np.dtype(token_type).newbyteorder("<")
+        self._maps: dict[str, npt.NDArray[Any]] = {}
+
+    def read(
+        self, paths: Sequence[str], starts: Sequence[int], lengths: Sequence[int]
+    ) -> list[npt.NDArray[Any]]:
+        """Pieces `[start, start + length)`, in tokens, of token files.
+
+        Local files are memory-mapped; from object stores all ranges are asked for at once.
+        """
+        if all(files.is_local(path) for path in paths):
+            pieces = zip(paths, starts, lengths, strict=True)
+            return [self._map(path)[start : start + length] for path, start, length in pieces]
+        width = self._dtype.itemsize
+        fs, _ = files.filesystem(paths[0])
+        names = [files.filesystem(path)[1] for path in paths]
+        begins = [start * width for start in starts]
+        ends = [begin + length * width for begin, length in zip(begins, lengths, strict=True)]
+        return [np.frombuffer(part, self._dtype) for part in fs.cat_ranges(names, begins, ends)]
+
+    def _map(self, path: str) -> npt.NDArray[Any]:
+        if path not in self._maps:
+            if len(self._maps) >= 256:  # stay far below the usual limit of open files
+                self._maps.clear()
+            name = files.filesystem(path)[1]
+            self._maps[path] = np.memmap(name, self._dtype, "r")
+        return self._maps[path]

@@ -1,0 +1,1 @@
+"""Record(s) → text. One module for each kind; `plain` is the text as it stands."""

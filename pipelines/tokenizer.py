@@ -1,0 +1,320 @@
+"""Text → token ids, by the fastest engine that is proved to agree with the reference.
+
+The reference is the library that defines the format: `sentencepiece` for `.model` files,
+`tokenizers` for `tokenizer.json`. Faster engines are tried in order; each must encode the probe
+set to the same ids, or the next one is taken and the build says so. No engine ever turns text
+like `</s>` into a control token.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines import files
+from pipelines.errors import UserError
+from pipelines.mixture import TokenizerSpec
+from pipelines.probe import probe_texts
+
+Ids = npt.NDArray[np.uint32]
+Offsets = npt.NDArray[np.int64]
+
+
+class Engine(Protocol):
+    """Something that encodes texts: ids of all texts in one array, and offsets [n + 1]."""
+
+    def encode(self, texts: Sequence[str]) -> tuple[Ids, Offsets]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """The bytes of a tokenizer and which policy stands around documents.
+
+    Small and picklable: workers get this and load their own engine.
+    """
+
+    content: bytes
+    is_sentencepiece: bool
+    bos: bool
+    eos: bool
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the file and the BOS/EOS policy."""
+        policy = f"bos={self.bos} eos={self.eos}".encode()
+        return hashlib.sha256(policy + b"\0" + self.content).hexdigest()
+
+    @property
+    def file_name(self) -> str:
+        """What a copy of the file is called."""
+        return "tokenizer.model" if self.is_sentencepiece else "tokenizer.json"
+
+
+def fetch_tokenizer(spec: TokenizerSpec) -> TokenizerFile:
+    """Read the tokenizer a mixture names.
+
+    Raises:
+        UserError: it cannot be found, or is neither a SentencePiece model nor a tokenizer.json.
+    """
+    path = spec.path
+    try:
+        if path.startswith("package://"):
+            package, _, name = path.removeprefix("package://").partition("/")
+            content = resources.files(package).joinpath(name).read_bytes()
+        elif path.startswith("hf://"):
+            content = files.read_bytes(_hub_file(path))
+        else:
+            content = files.read_bytes(path)
+    except (OSError, ModuleNotFoundError, ValueError) as error:
+        raise UserError(f"tokenizer.path: cannot read {path}: {error}") from error
+    is_json = content.lstrip()[:1] == b"{"
+    file = TokenizerFile(content, not is_json, spec.bos, spec.eos)
+    try:
+        reference(file)
+    except Exception as error:  # both libraries raise plain RuntimeError and Exception
+        raise UserError(
+            f"tokenizer.path: {path} is neither a SentencePiece model nor a tokenizer.json: {error}"
+        ) from error
+    return file
+
+
+def _hub_file(path: str) -> str:
+    """`hf://OWNER/REPO` names the model file of that repository; a longer path the file itself."""
+    parts = path.removeprefix("hf://").split("/")
+    if len(parts) > 2:
+        return path
+    fs, name = files.filesystem(path)
+    for candidate in ("tokenizer.model", "tokenizer.json"):
+        if fs.exists(f"{name}/{candidate}"):
+            return f"{path}/{candidate}"
+    raise UserError(f"tokenizer.path: {path} has neither tokenizer.model nor tokenizer.json")
+
+
+class SentencePieceReference:
+    """`sentencepiece` itself, for `.model` files."""
+
+    def __init__(self, content: bytes) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self.processor: Any = SentencePieceProcessor(model_proto=content)
+        self.vocab_size: int = self.processor.vocab_size()
+        self.bos_id: int | None = _present(self.processor.bos_id())
+        self.eos_id: int | None = _present(self.processor.eos_id())
+
+    def encode(self, texts: Sequence[str]) -> tuple[Ids, Offsets]:
+        """See `Engine`."""
+        return _join([np.asarray(self.processor.encode(t), np.uint32) for t in texts])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids → text."""
+        return cast(str, self.processor.decode(list(map(int, ids))))
+
+    def ends(self, text: str) -> list[int]:
+        """Where each token ends, in characters of the text."""
+        return [end for _, end in self.processor.encode_as_offset_mapping(text)[1]]
+
+
+class TokenizersReference:
+    """`tokenizers` itself, for `tokenizer.json`, with special tokens as plain text."""
+
+    def __init__(self, content: bytes) -> None:
+        from tokenizers import Tokenizer
+
+        self.tokenizer: Any = Tokenizer.from_str(_plain_json(content))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.vocab_size, self.bos_id, self.eos_id = _json_specials(content)
+        self.decoder: Any = Tokenizer.from_str(content.decode())
+
+    def encode(self, texts: Sequence[str]) -> tuple[Ids, Offsets]:
+        """See `Engine`."""
+        encoded = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return _join([np.asarray(e.ids, np.uint32) for e in encoded])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids → text, control tokens shown."""
+        return cast(str, self.decoder.decode(list(map(int, ids)), skip_special_tokens=False))
+
+    def ends(self, text: str) -> list[int]:
+        """Where each token ends, in characters of the text."""
+        return [end for _, end in self.tokenizer.encode(text, add_special_tokens=False).offsets]
+
+
+Reference = SentencePieceReference | TokenizersReference
+
+
+def reference(file: TokenizerFile) -> Reference:
+    """The library that defines the format."""
+    return (SentencePieceReference if file.is_sentencepiece else TokenizersReference)(file.content)
+
+
+def _present(token_id: int) -> int | None:
+    return token_id if token_id >= 0 else None
+
+
+def _join(encoded: Sequence[Ids]) -> tuple[Ids, Offsets]:
+    offsets = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum([len(ids) for ids in encoded], out=offsets[1:])
+    return (np.concatenate(encoded) if encoded else np.zeros(0, np.uint32)), offsets
+
+
+def _plain_json(content: bytes) -> str:
+    """The tokenizer without its added tokens: text that looks like one stays text."""
+    value = json.loads(content)
+    value["added_tokens"] = []
+    value["post_processor"] = None
+    return json.dumps(value)
+
+
+def _json_specials(content: bytes) -> tuple[int, int | None, int | None]:
+    """(vocabulary size, BOS id, EOS id) of a tokenizer.json; by the names in use."""
+    value = json.loads(content)
+    ids = {token["content"]: int(token["id"]) for token in value.get("added_tokens") or []}
+    size = 1 + max([*value["model"]["vocab"].values(), *ids.values()])
+    bos = ("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>")
+    eos = ("</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>", "<|im_end|>")
+    first = [next((ids[n] for n in names if n in ids), None) for names in (bos, eos)]
+    return size, first[0], first[1]
+
+
+class GigatokenEngine:
+    """`gigatoken`, renewed now and then because its cache has no bound of its own."""
+
+    RENEW_BYTES = 512 << 20
+
+    def __init__(self, file: TokenizerFile) -> None:
+        self._json = _gigatoken_json(file)
+        self._renew()
+
+    def _renew(self) -> None:
+        from gigatoken import Tokenizer
+
+        self._tokenizer: Any = Tokenizer.from_json(self._json)
+        self._seen = 0
+
+    def encode(self, texts: Sequence[str]) -> tuple[Ids, Offsets]:
+        """See `Engine`."""
+        if not texts:
+            return _join([])
+        size = sum(map(len, texts))
+        if self._seen and self._seen + size > self.RENEW_BYTES:
+            self._renew()
+        self._seen += size
+        layout = self._tokenizer.encode_batch(list(texts), parallel=False).layout
+        offsets = np.asarray(layout.offsets.data, np.int64)
+        ids = np.asarray(layout.content.data, np.uint32)[offsets[0] : offsets[-1]]
+        return ids, offsets - offsets[0]
+
+
+def _gigatoken_json(file: TokenizerFile) -> str:
+    if not file.is_sentencepiece:
+        return _plain_json(file.content)
+    from gigatoken._load.sentencepiece import sentencepiece_to_tokenizer_json
+
+    return _plain_json(cast(Any, sentencepiece_to_tokenizer_json)(file.content))
+
+
+class _SegmentCache:
+    def __init__(self, file: TokenizerFile) -> None:
+        if not file.is_sentencepiece:
+            raise ValueError("for SentencePiece models only")
+        from pipelines.segment_cache import SegmentCacheEngine
+
+        self.encode = SegmentCacheEngine(file.content).encode
+
+
+FAST_ENGINES: Sequence[tuple[str, Callable[[TokenizerFile], Engine]]] = (
+    ("segment cache", _SegmentCache),
+    ("gigatoken", GigatokenEngine),
+)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A proved engine with the ids that stand around documents."""
+
+    file: TokenizerFile
+    reference: Reference
+    engine: Engine
+    engine_name: str
+    refused: tuple[str, ...]
+    """Faster engines that were not taken, each with the reason."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return self.reference.vocab_size
+
+    @property
+    def token_type(self) -> str:
+        """numpy name of the smallest unsigned type that holds every id."""
+        return "uint16" if self.vocab_size <= 1 << 16 else "uint32"
+
+    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[Any], Offsets]:
+        """Ids of all texts with BOS and EOS as the policy says, and offsets [n + 1].
+
+        Raises:
+            ValueError: an id does not fit the vocabulary (a broken engine).
+        """
+        ids, offsets = self.engine.encode(texts)
+        if len(ids) and int(ids.max()) >= self.vocab_size:
+            raise ValueError(f"engine {self.engine_name} gave id {ids.max()} >= {self.vocab_size}")
+        before, after = int(self.file.bos), int(self.file.eos)
+        framed_offsets = offsets + (before + after) * np.arange(len(offsets))
+        framed = np.empty(int(framed_offsets[-1]), self.token_type)
+        bounds = zip(framed_offsets[:-1].tolist(), framed_offsets[1:].tolist(), strict=True)
+        for i, (start, end) in enumerate(bounds):
+            if before:
+                framed[start] = self.reference.bos_id
+            if after:
+                framed[end - 1] = self.reference.eos_id
+            framed[start + before : end - after] = ids[offsets[i] : offsets[i + 1]]
+        return framed, framed_offsets
+
+
+def load_tokenizer(file: TokenizerFile) -> Tokenizer:
+    """Take the fastest engine that encodes the probe set as the reference does.
+
+    Raises:
+        UserError: the mixture wants BOS or EOS and the vocabulary has none.
+    """
+    truth = reference(file)
+    for wanted, token_id, name in (
+        (file.bos, truth.bos_id, "bos"),
+        (file.eos, truth.eos_id, "eos"),
+    ):
+        if wanted and token_id is None:
+            raise UserError(f"tokenizer.{name}: this vocabulary has no such token; set it to false")
+    refused: list[str] = []
+    expected: tuple[Ids, Offsets] | None = None
+    for name, make in FAST_ENGINES:
+        try:
+            engine = make(file)
+        except Exception as error:  # an engine that cannot load a model says so in its own way
+            refused.append(f"{name}: cannot load this tokenizer ({error})")
+            continue
+        expected = expected or truth.encode(probe_texts())
+        if (difference := _difference(engine, expected)) is None:
+            return Tokenizer(file, truth, engine, name, tuple(refused))
+        refused.append(f"{name}: {difference}")
+    return Tokenizer(file, truth, truth, "reference", tuple(refused))
+
+
+def _difference(engine: Engine, expected: tuple[Ids, Offsets]) -> str | None:
+    texts = probe_texts()
+    try:
+        ids, offsets = engine.encode(texts)
+    except Exception as error:
+        return f"fails on the probe set ({error})"
+    for i, text in enumerate(texts):
+        got = ids[offsets[i] : offsets[i + 1]]
+        want = expected[0][expected[1][i] : expected[1][i + 1]]
+        if not np.array_equal(got, want):
+            return f"differs from the reference on probe {i} ({text[:40]!r})"
+    return None
