@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 
 from pipelines.corpus import Corpus
 from pipelines.errors import FaultsError
@@ -102,8 +102,10 @@ def enter_group(account: SourceAudit, group: Group) -> None:
 
 def enter_shard(accounts: Sequence[SourceAudit], meta: pa.Table, *, seq_len: int) -> None:
     """Count what a finished shard really holds."""
-    n_segments = pa.compute.list_value_length(meta["segments"])
-    table = meta.select(["source", "n_real", "n_loss"]).append_column("n_segments", n_segments)
+    segments = meta["segments"].combine_chunks()
+    n_segments = np.diff(segments.offsets.to_numpy())
+    table = meta.select(["source", "n_real", "n_loss"])
+    table = table.append_column("n_segments", pa.array(n_segments))
     sums = table.group_by("source").aggregate(
         [("n_real", "sum"), ("n_loss", "sum"), ("n_segments", "sum"), ("n_real", "count")]
     )

@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="print the plan from a sample; write nothing")
     add("--data-root", metavar="DIR", help="read each source's `local` paths below this folder")
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-        help="change a value of the mixture, e.g. tokens=20000000 or sources.ul2=null")  # fmt: skip
+        help="change the mixture, e.g. tokens=20000000 or sources.ul2=null")  # fmt: skip
     add("--store", metavar="DIR", help="token store (default: `store` beside the output folder)")
     add("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N",
         help="worker processes of a local run (default: the processors, %(default)s)")  # fmt: skip

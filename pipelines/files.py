@@ -7,7 +7,7 @@ store, appears only when its upload is complete), so a reader never sees half a 
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import IO, Any, cast
 
@@ -60,7 +60,7 @@ def identity(path: str) -> str:
 
 
 @contextmanager
-def write_atomic(path: str) -> Iterator[IO[bytes]]:
+def write_atomic(path: str) -> Generator[IO[bytes]]:
     """A binary file that appears at `path` when the block ends well, and not otherwise."""
     fs, name = filesystem(path)
     if not is_local(path):

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute
 
 from pipelines import files
 from pipelines.audit import DUPLICATE, SourceAudit
@@ -167,7 +166,7 @@ def describe_shard(output: str, number: int) -> tuple[dict[str, Any], pa.Table]:
     entry = {
         "name": shard_name(number),
         "sequences": len(meta),
-        "tokens": pa.compute.sum(meta["n_real"]).as_py(),
+        "tokens": int(meta["n_real"].to_numpy().sum()),
         "sha256_tok": meta.schema.metadata[b"sha256_tok"].decode(),
         "sha256_meta": hashlib.sha256(content).hexdigest(),
     }

@@ -52,8 +52,9 @@ def probe_texts() -> tuple[str, ...]:
 
 
 def _ranges(rng: random.Random) -> range:
-    return rng.choice([range(32, 127), range(0xA1, 0x500), range(0x3040, 0x30FF), range(0x4E00, 0x9FFF),
-                       range(0x1F300, 0x1F6FF), range(0x600, 0x6FF), range(0x2000, 0x2070)])  # fmt: skip
+    starts = (32, 0xA1, 0x3040, 0x4E00, 0x1F300, 0x600, 0x2000)
+    ends = (127, 0x500, 0x30FF, 0x9FFF, 0x1F6FF, 0x6FF, 0x2070)
+    return rng.choice([range(start, end) for start, end in zip(starts, ends, strict=True)])
 
 
 def _prose(rng: random.Random) -> str:

@@ -8,7 +8,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -70,7 +70,7 @@ class Reporter:
             print(f"warning: {text}", file=sys.stderr, flush=True)
 
     @contextmanager
-    def stage(self, name: str, total: Total, poll: Callable[[], Done]) -> Iterator[None]:
+    def stage(self, name: str, total: Total, poll: Callable[[], Done]) -> Generator[None]:
         """Show the progress of what the block does, every second (every ten in a log)."""
         stop = threading.Event()
         start, before = time.monotonic(), poll()

@@ -7,7 +7,7 @@ little enough that a worker's memory stays small whatever the corpus.
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -282,4 +282,4 @@ def _whole(path: str, max_record: int) -> bytes:
         parts: list[bytes] = []
         while sum(map(len, parts)) <= max_record and (chunk := stream.read(_READ_BYTES)):
             parts.append(chunk)
-        return cast(bytes, b"".join(parts))
+        return b"".join(parts)

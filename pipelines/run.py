@@ -80,7 +80,7 @@ def build(
     names = list(job.mixture.sources)
     accounts = [open_account(n, job.mixture, corpora[n], plans[n]) for n in names]
     order = pack(job, corpora, plans, accounts, run_stage=run_stage, workers=workers)
-    n_shards = write(job, corpora, accounts, run_stage=run_stage, report=report, workers=workers)
+    n_shards = write(job, corpora, run_stage=run_stage, report=report, workers=workers)
     entries = [_enter_shard(job, accounts, number) for number in range(n_shards)]
     close_accounts(accounts, job.mixture)
     write_documents(job, corpora)
@@ -196,7 +196,6 @@ def pack(
 def write(
     job: Job,
     corpora: dict[str, Corpus],
-    accounts: Sequence[SourceAudit],
     *,
     run_stage: RunStage,
     report: Reporter,

@@ -77,7 +77,7 @@ class SegmentCacheEngine:
         normal = _supported_vocabulary(model)
         byte_ids = [self._reference.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
         scratch = np.zeros((2, LONGEST_MERGED), np.int64)
-        self._joined = _joined_bytes(normal)
+        self._cuttable = _cuttable_bytes(normal)
         self._merging = (_merge_table(normal), np.array(byte_ids), scratch)
         self._table = np.zeros(((1 << (slots - 1).bit_length()) + WAYS, 8), np.uint64)
         self._group = np.zeros((GROUP, 6), np.uint64)
@@ -106,7 +106,7 @@ class SegmentCacheEngine:
         offsets = np.zeros(len(ends), np.int64)
         cuts = np.empty(np.diff(ends).max(initial=0) + 1, np.int64)
         state = np.zeros(4, np.int64)  # text, its next segment, its segments, ids so far
-        model = (self._joined, self._merging)
+        model = (self._cuttable, self._merging)
         tables = (self._table, self._table.view(np.uint32), self._group)
         while _encode_texts(data, ends, *model, tables, cuts, ids, offsets, state):
             _, segment, _, count = state
@@ -173,17 +173,17 @@ def _supported_vocabulary(model: bytes) -> Vocabulary:
     return {p.replace(SPACE, " "): (i, s) for i, (p, s, k) in enumerate(pieces) if k == NORMAL}
 
 
-def _joined_bytes(normal: Vocabulary) -> npt.NDArray[np.uint8]:
-    """Return 1 at 256 * x + y where no cut may fall between byte x and byte y.
+def _cuttable_bytes(normal: Vocabulary) -> npt.NDArray[np.uint8]:
+    """Return 1 at 256 * x + y where a cut between byte x and byte y changes no id.
 
-    It knows the last byte of the character before and the first byte of the one after.
-    So it forbids more cuts than the characters themselves would, never fewer.
+    Seeing of two characters the last byte of the first and the first of the second, it
+    allows fewer cuts than the characters themselves would, never more.
     """
-    joined = np.zeros((256, 256), np.uint8)
-    joined[:, 0x80:0xC0] = 1  # inside a character
+    cuttable = np.ones((256, 256), np.uint8)
+    cuttable[:, 0x80:0xC0] = 0  # inside a character
     for x, y in {piece[i : i + 2] for piece in normal for i in range(len(piece) - 1)}:
-        joined[x.encode()[-1], y.encode()[0]] = 1
-    return joined.ravel()
+        cuttable[x.encode()[-1], y.encode()[0]] = 0
+    return cuttable.ravel()
 
 
 def _merge_table(normal: Vocabulary) -> npt.NDArray[np.int64]:
@@ -279,14 +279,16 @@ def _merge(data, start, stop, merging, ids, count):
 
 
 @njit(cache=True, nogil=True)
-def _cut(data, start, end, joined, cuts):
+def _cut(data, start, end, cuttable, cuts):
     """Write where the segments of a text start, then where it ends; return how many there are."""
-    cuts[0], n = start, 1
-    for i in range(start + 1, end):
+    cuts[0], n = start, np.uint64(1)
+    pair = np.uint64(data[start])
+    for i in range(np.uint64(start + 1), np.uint64(end)):
+        pair = (pair << np.uint64(8) | np.uint64(data[i])) & np.uint64(0xFFFF)
         cuts[n] = i  # no branch: where segments end is too irregular to predict
-        n += joined[np.int64(data[i - 1]) << 8 | data[i]] == 0
+        n += np.uint64(cuttable[pair])
     cuts[n] = end
-    return n
+    return np.int64(n)
 
 
 @njit(cache=True, nogil=True)
@@ -357,23 +359,34 @@ def _emit_group(data, cuts, first, n, merging, tables, ids, count):
 
 
 @njit(cache=True, nogil=True)
-def _encode_texts(data, ends, joined, merging, tables, cuts, ids, offsets, state):
+def _encode_segments(data, cuts, segment, segments, merging, tables, ids, count):
+    """Append the ids of segments up to a long one; return which that is, and the count."""
+    while segment < segments:
+        n = min(GROUP, segments - segment)
+        n = _hash_group(data, cuts, segment, n, tables[0], tables[2])
+        if n == 0:
+            break
+        count = _emit_group(data, cuts, segment, n, merging, tables, ids, count)
+        segment += n
+    return segment, count
+
+
+@njit(cache=True, nogil=True)
+def _encode_texts(data, ends, cuttable, merging, tables, cuts, ids, offsets, state):
     """Encode from `state` on; return True in front of a long segment, False when all is done."""
     text, segment, segments, count = state
     while True:
-        while segment < segments:
-            group = min(GROUP, segments - segment)
-            n = _hash_group(data, cuts, segment, group, tables[0], tables[2])
-            if n == 0:
-                state[0], state[1], state[2], state[3] = text, segment + 1, segments, count
-                return True
-            count = _emit_group(data, cuts, segment, n, merging, tables, ids, count)
-            segment += n
+        segment, count = _encode_segments(
+            data, cuts, segment, segments, merging, tables, ids, count
+        )
+        if segment < segments:
+            state[0], state[1], state[2], state[3] = text, segment + 1, segments, count
+            return True
         offsets[text] = count
         if text == len(ends) - 1:
             state[3] = count
             return False
         if ends[text + 1] - ends[text] > 1:  # more than the dummy prefix
-            segments = _cut(data, ends[text], ends[text + 1], joined, cuts)
+            segments = _cut(data, ends[text], ends[text + 1], cuttable, cuts)
             segment = 0
         text += 1

@@ -9,6 +9,7 @@ python -m pipelines.show data/phase1 --verify             check every digest
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +19,7 @@ from pipelines.report import table
 from pipelines.shards import ShardedDataset, shard_name
 from pipelines.tokenizer import TokenizerFile, reference
 
+_compute = cast(Any, pc)  # made at import time, which type checkers cannot see
 _UID_DIGITS = 32
 
 
@@ -126,7 +128,7 @@ def sequence_lines(dataset: ShardedDataset, position: int, *, full: bool) -> Ite
         f"pass {sequence.pass_ + 1}, {sequence.n_real:,} tokens, "
         f"{dataset.seq_len - sequence.n_real:,} padding"
     )
-    lineage = {u: d for u, d in _documents(dataset, [s["document"] for s in sequence.segments])}
+    lineage = dict(_documents(dataset, [s["document"] for s in sequence.segments]))
     for segment in sequence.segments:
         start, length = segment["start"], segment["length"]
         yield ""
@@ -134,15 +136,14 @@ def sequence_lines(dataset: ShardedDataset, position: int, *, full: bool) -> Ite
         text = decode(sequence.tokens[start : start + length].tolist())
         if not full and len(text) > 200:
             text = f"{text[:120]!r} … {text[-60:]!r}"
-        yield f"  {text if full else text}"
+        yield f"  {text}"
     for start, end in sequence.no_loss:
         yield f"no loss on [{start:,}, {end:,})"
 
 
-def _segment_title(segment: dict[str, object], document: dict[str, object] | None) -> str:
-    start, length = int(str(segment["start"])), int(str(segment["length"]))
-    offset = int(str(segment["offset"]))
-    uid = bytes(segment["document"]).hex()  # type: ignore[arg-type]
+def _segment_title(segment: dict[str, Any], document: dict[str, Any] | None) -> str:
+    start, length, offset = segment["start"], segment["length"], segment["offset"]
+    uid = segment["document"].hex()
     span = f"tokens {offset:,}–{offset + length:,}"
     cuts = [name for name in ("head_cut", "tail_cut") if segment[name]]
     title = f"[{start:,}, {start + length:,})  {uid}  {span}"
@@ -177,9 +178,11 @@ def _places(dataset: ShardedDataset, uid: bytes) -> Iterator[str]:
     position = 0
     for shard in range(len(dataset.manifest["shards"])):
         meta = dataset.meta(shard)
-        flat = pc.list_flatten(meta["segments"])
-        parents = pc.list_parent_indices(meta["segments"])
-        hits = pc.equal(pc.struct_field(flat, "document"), pa.scalar(uid, pa.binary(16)))
+        flat = _compute.list_flatten(meta["segments"])
+        parents = _compute.list_parent_indices(meta["segments"])
+        hits = _compute.equal(
+            _compute.struct_field(flat, "document"), pa.scalar(uid, pa.binary(16))
+        )
         rows = parents.filter(hits).to_pylist()
         for row, segment in zip(rows, flat.filter(hits).to_pylist(), strict=True):
             begin = segment["offset"]
@@ -198,9 +201,9 @@ def _lineage(dataset: ShardedDataset) -> pa.Table:
 
 def _documents(
     dataset: ShardedDataset, uids: list[bytes]
-) -> Iterator[tuple[bytes, dict[str, object]]]:
+) -> Iterator[tuple[bytes, dict[str, Any]]]:
     lineage = _lineage(dataset)
-    wanted = pc.is_in(lineage["uid"], value_set=pa.array(list(set(uids)), pa.binary(16)))
+    wanted = _compute.is_in(lineage["uid"], value_set=pa.array(list(set(uids)), pa.binary(16)))
     for document in lineage.filter(wanted).to_pylist():
         yield document["uid"], document
 

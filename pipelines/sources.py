@@ -59,14 +59,14 @@ def list_files(patterns: Sequence[str], *, root: str | None, any_ending: bool) -
         usable = [f for f in listed if any_ending or format_of(f[0])]
         if not usable:
             ignored = f" ({len(listed)} files of other kinds)" if listed else ""
-            raise UserError(f"{path}: no file to read{ignored}; {_way_out(path, root)}")
+            raise UserError(f"{path}: no file to read{ignored}; {_way_out(root)}")
         for file_path, size, identity in usable:
             name = file_path.removeprefix(root.rstrip("/") + "/") if root else file_path
             found[file_path] = InputFile(file_path, name, size, identity)
     return sorted(found.values(), key=lambda file: file.name)
 
 
-def _way_out(path: str, root: str | None) -> str:
+def _way_out(root: str | None) -> str:
     where = f"is --data-root {root} right? " if root else "does it exist? "
     return f"{where}Known endings: {', '.join(sorted(FORMATS))}, with .zst or .gz too"
 

@@ -1,3 +1,6 @@
+# pyright: standard, reportPrivateImportUsage=false
+# pyright: reportIncompatibleMethodOverride=false, reportReturnType=false
+# Beam's own types are loose; only this file meets them.
 """The stages as Beam transforms. Only wiring lives here.
 
 What crosses a shuffle is a number for each task; documents and tokens go from file to file inside
@@ -7,13 +10,13 @@ one task, so a runner's memory does not grow with the corpus.
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import apache_beam as beam
 from apache_beam import pvalue
-from apache_beam.metrics import Metrics
+from apache_beam.metrics.metric import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.errors import UserError, did_you_mean
@@ -97,7 +100,7 @@ def run_stage(stage: type[Stage], work: str, options: PipelineOptions) -> None:
 
 
 @contextmanager
-def _worker_chatter_aside() -> Iterator[None]:
+def _worker_chatter_aside() -> Generator[None]:
     """Keep the forty lines that each of Beam's worker processes prints off the terminal.
 
     What a task raises still reaches the driver; these lines hold nothing else.
