@@ -14,6 +14,7 @@ table, values = the same memory as 64-bit and as 32-bit numbers.
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -73,11 +74,10 @@ class SegmentCacheEngine:
 
     def __init__(self, model: bytes, *, slots: int = 1 << 19) -> None:
         self._reference = sentencepiece.SentencePieceProcessor(model_proto=model + NO_DUMMY_PREFIX)
-        normal = _supported_vocabulary(model)
         byte_ids = [self._reference.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
         scratch = np.zeros((2, LONGEST_MERGED), np.int64)
-        self._cuttable = _cuttable_bytes(normal)
-        self._merging = (_merge_table(normal), np.array(byte_ids), scratch)
+        self._cuttable, merges = _model_tables(model)
+        self._merging = (merges, np.array(byte_ids), scratch)
         self._table = np.zeros(((1 << (slots - 1).bit_length()) + WAYS, 8), np.uint64)
         self._group = np.zeros((GROUP, 6), np.uint64)
         self._lock = threading.Lock()
@@ -115,6 +115,13 @@ class SegmentCacheEngine:
             state[3] += len(long_ids)
         ids.resize(state[3], refcheck=False)
         return ids, offsets
+
+
+@lru_cache(maxsize=2)
+def _model_tables(model: bytes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """What engines of one model share, and only read: where to cut, and what merges."""
+    normal = _supported_vocabulary(model)
+    return _cuttable_bytes(normal), _merge_table(normal)
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:

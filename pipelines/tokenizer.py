@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import resources
 from typing import Any, Protocol, cast
 
@@ -117,7 +117,7 @@ class SentencePieceReference:
 
     def ends(self, text: str) -> list[int]:
         """Where each token ends, in characters of the text."""
-        return [end for _, end in self.processor.encode_as_offset_mapping(text)[1]]
+        return [end for _, end in self.processor.encode_as_offset_mapping(text)["offsets"]]
 
 
 class TokenizersReference:
@@ -285,14 +285,24 @@ def load_tokenizer(file: TokenizerFile) -> Tokenizer:
         UserError: the mixture wants BOS or EOS and the vocabulary has none.
     """
     truth = reference(file)
-    for wanted, token_id, name in (
-        (file.bos, truth.bos_id, "bos"),
-        (file.eos, truth.eos_id, "eos"),
-    ):
-        if wanted and token_id is None:
+    wanted = ((file.bos, truth.bos_id, "bos"), (file.eos, truth.eos_id, "eos"))
+    for asked, token_id, name in wanted:
+        if asked and token_id is None:
             raise UserError(f"tokenizer.{name}: this vocabulary has no such token; set it to false")
-    refused: list[str] = []
+    chosen, refused = _prove(file)
+    engine = dict(FAST_ENGINES)[chosen](file) if chosen else truth
+    return Tokenizer(file, truth, engine, chosen or "reference", refused)
+
+
+@lru_cache(maxsize=4)
+def _prove(file: TokenizerFile) -> tuple[str | None, tuple[str, ...]]:
+    """The fastest engine that agrees with the reference, if any, and what is wrong with others.
+
+    A pure function of the tokenizer and the installed packages, so once a process is enough.
+    """
+    truth = reference(file)
     expected: tuple[Ids, Offsets] | None = None
+    refused: list[str] = []
     for name, make in FAST_ENGINES:
         try:
             engine = make(file)
@@ -301,9 +311,9 @@ def load_tokenizer(file: TokenizerFile) -> Tokenizer:
             continue
         expected = expected or truth.encode(probe_texts())
         if (difference := _difference(engine, expected)) is None:
-            return Tokenizer(file, truth, engine, name, tuple(refused))
+            return name, tuple(refused)
         refused.append(f"{name}: {difference}")
-    return Tokenizer(file, truth, truth, "reference", tuple(refused))
+    return None, tuple(refused)
 
 
 def _difference(engine: Engine, expected: tuple[Ids, Offsets]) -> str | None:

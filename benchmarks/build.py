@@ -1,0 +1,335 @@
+"""Text to shards: speed per CPU second, by stage and in total, beside other tools.
+
+    python benchmarks/build.py CORPUS.jsonl.zst …                   by stage; runners
+    python benchmarks/build.py CORPUS.jsonl.zst … --peers VENVS     datatrove and dolma beside it
+    python benchmarks/build.py --memory 4096                        peak memory, generated corpus
+
+Every candidate is a process of its own. All of them run in turn, in `--rounds` rounds; what is
+printed is the median, and the ratio of medians. MB are UTF-8 bytes of the documents' text / 1e6;
+CPU is user + system time of the process and its children, start-up and compiling included.
+`steady` leaves the start-up out: the same command on one short document is subtracted.
+
+The build does more than its peers: it filters, packs, orders, hashes and writes shards, and closes
+an account, where the peers write token files.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import yaml
+
+TOKENIZER = "package://mistral_common/data/tokenizer.model.v1"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one candidate."""
+
+    cpu_s: float
+    wall_s: float
+    peak_mb: float
+    """Largest single process."""
+
+
+def measured(command: Sequence[str]) -> Run:
+    """Run a command and account for it and its children."""
+    start = time.monotonic()
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            log.seek(0)
+            raise RuntimeError(f"{' '.join(command)}\n{log.read().decode()[-2000:]}")
+    peak = usage.ru_maxrss / 1024
+    return Run(usage.ru_utime + usage.ru_stime, time.monotonic() - start, peak)
+
+
+def text_of(paths: Sequence[Path]) -> list[str]:
+    """The texts of JSON lines files."""
+    texts: list[str] = []
+    for path in paths:
+        with pa.input_stream(str(path)) as stream:
+            texts += [json.loads(line)["text"] for line in stream.read().split(b"\n") if line]
+    return texts
+
+
+def write_mixture(path: Path, inputs: Sequence[Path], tokens: int) -> Path:
+    """One source of all inputs, taken whole."""
+    source = {"weight": 1, "path": [str(p.resolve()) for p in inputs], "max_passes": 1}
+    recipe = {"name": "bench", "tokens": tokens, "tokenizer": {"path": TOKENIZER},
+              "duplicates": "keep", "sources": {"all": source}}  # fmt: skip
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def available_tokens(inputs: Sequence[Path], folder: Path) -> int:
+    """Tokens of all documents; the budget that uses the corpus exactly once."""
+    mixture = write_mixture(folder / "count.yaml", inputs, 1 << 60)
+    command = [sys.executable, __file__, "--loop", str(mixture), str(folder / "count")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return int(done.stderr.split(", has ")[1].split(":")[0].replace(",", ""))
+
+
+def run_loop(mixture_path: str, output: str) -> int:
+    """The same work without Beam: every task of every stage in a plain loop, timed by stage."""
+    from pipelines.errors import UserError
+    from pipelines.job import assemble, claim_output
+    from pipelines.mixture_file import load_mixture
+    from pipelines.progress import Reporter
+    from pipelines.run import Limits, build
+    from pipelines.stages import Stage
+    from pipelines.tokenizer import fetch_tokenizer, load_tokenizer
+
+    def loop(stage: type[Stage], work: str, workers: int) -> None:
+        start = time.process_time()
+        worker = stage(work)
+        for task in stage.tasks(work):
+            worker.run(task)
+        print(f"{stage.__name__}: {time.process_time() - start:.2f}", file=sys.stderr)
+
+    mixture = load_mixture(mixture_path)
+    file = fetch_tokenizer(mixture.tokenizer)
+    job = assemble(mixture, file, data_root=None, store=f"{output}-store", output=output)
+    claim_output(job)
+    report = Reporter(quiet=True, log_json=False)
+    try:
+        build(job, load_tokenizer(file), run_stage=loop, report=report,
+              limits=Limits(max_bad=1.0), workers=1)  # fmt: skip
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def profile_kernels(inputs: Sequence[Path]) -> dict[str, float]:
+    """CPU seconds of the kernels of the prepare stage, one after the other on the same blocks."""
+    from pipelines.mixture import Filters, Source, TokenizerSpec
+    from pipelines.readers import read_blocks
+    from pipelines.records import Document
+    from pipelines.schemas import SCHEMAS, document_parser
+    from pipelines.sources import list_files, plan_splits
+    from pipelines.tokenizer import fetch_tokenizer, load_tokenizer
+
+    tokenizer = load_tokenizer(fetch_tokenizer(TokenizerSpec(path=TOKENIZER)))
+    tokenizer.encode(["warm up"])
+    parse = document_parser(SCHEMAS["text"], completion_only=False)
+    source = Source.model_validate({"weight": 1, "path": "-"})
+    seconds = {"read and cut": 0.0, "parse": 0.0, "ids, floors": 0.0, "tokenize": 0.0}
+    files = list_files([str(p) for p in inputs], root=None, any_ending=False)
+    for split in plan_splits("all", source, files):
+        clock = time.process_time()
+        for block in read_blocks(split, max_record=64 << 20, skip=lambda _: False):
+            clock = _lap(seconds, "read and cut", clock)
+            parsed = [parse(record) for record in block.records]
+            texts = [d.text for d in parsed if isinstance(d, Document)]
+            clock = _lap(seconds, "parse", clock)
+            _identify(texts, Filters(min_words=2000))
+            clock = _lap(seconds, "ids, floors", clock)
+            tokenizer.encode(texts)
+            clock = _lap(seconds, "tokenize", clock)
+    return seconds
+
+
+def _identify(texts: Sequence[str], filters: object) -> None:
+    import xxhash
+
+    from pipelines.filters import drop_reason
+
+    for text in texts:
+        xxhash.xxh3_128_digest(text.encode())
+        drop_reason(text, len(text), filters)  # type: ignore[arg-type]
+
+
+def _lap(seconds: dict[str, float], name: str, since: float) -> float:
+    now = time.process_time()
+    seconds[name] += now - since
+    return now
+
+
+def interleaved(
+    candidates: dict[str, Callable[[int], Run]], rounds: int
+) -> dict[str, list[Run]]:
+    """Every candidate once a round, the order turned by one each round."""
+    names = list(candidates)
+    results: dict[str, list[Run]] = {name: [] for name in names}
+    for number in range(rounds):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            results[name].append(candidates[name](number))
+            print(f"  round {number + 1}: {name}: {results[name][-1]}", file=sys.stderr)
+    return results
+
+
+def build_command(mixture: Path, output: Path, workers: int, *flags: str) -> list[str]:
+    """Our command with a token store of its own."""
+    return [sys.executable, "-m", "pipelines.build", "--mixture", str(mixture), "--output",
+            str(output), "--store", f"{output}-store", "--workers", str(workers), "--quiet",
+            *flags]  # fmt: skip
+
+
+def compare(inputs: Sequence[Path], rounds: int, peers: Path | None) -> None:
+    """Ours in a plain loop, with Beam and one worker, with two, and the peers, in turn."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        texts = text_of(inputs)
+        megabytes = sum(len(text.encode()) for text in texts) / 1e6
+        tiny = folder / "tiny.jsonl"
+        tiny.write_text(json.dumps({"text": texts[0][:5000]}) + "\n")
+        del texts
+        full = write_mixture(folder / "m.yaml", inputs, available_tokens(inputs, folder))
+        small = write_mixture(folder / "s.yaml", [tiny], available_tokens([tiny], folder))
+        candidates = _ours(folder, full, "") | _ours(folder, small, " (start-up)")
+        if peers:
+            candidates |= _peers(folder, inputs, peers, "") | _peers(
+                folder, [tiny], peers, " (start-up)"
+            )
+        results = interleaved(candidates, rounds)
+        _print_table(results, megabytes)
+        print("\nkernels of the prepare stage, CPU seconds and MB per CPU second:\n")
+        for kernel, seconds in profile_kernels(inputs).items():
+            print(f"| {kernel} | {seconds:.2f} | {megabytes / max(seconds, 1e-9):.0f} |")
+
+
+def _ours(folder: Path, mixture: Path, suffix: str) -> dict[str, Callable[[int], Run]]:
+    def fresh(name: str) -> Path:
+        return Path(tempfile.mkdtemp(dir=folder, prefix=name)) / "out"
+
+    loop = [sys.executable, __file__, "--loop", str(mixture)]
+    return {
+        f"plain loop{suffix}": lambda _: measured([*loop, str(fresh("loop"))]),
+        f"Beam, 1 worker{suffix}": lambda _: measured(build_command(mixture, fresh("one"), 1)),
+        f"Beam, 2 workers{suffix}": lambda _: measured(build_command(mixture, fresh("two"), 2)),
+    }
+
+
+def _peers(
+    folder: Path, inputs: Sequence[Path], venvs: Path, suffix: str
+) -> dict[str, Callable[[int], Run]]:
+    from peers import run_peer
+
+    tokenizer = folder / "tokenizer.json"
+    tokenizer.write_text(_tokenizer_json())
+
+    def runner(tool: str) -> Callable[[int], Run]:
+        def run(_: int) -> Run:
+            output = Path(tempfile.mkdtemp(dir=folder, prefix=tool)) / "out"
+            result = run_peer(
+                tool, venvs=venvs, tokenizer=tokenizer, inputs=list(inputs), output=output, workers=1
+            )
+            return Run(result.cpu_s, result.wall_s, result.peak_mb)
+
+        return run
+
+    return {f"{tool}{suffix}": runner(tool) for tool in ("datatrove", "dolma")}
+
+
+def _tokenizer_json() -> str:
+    from gigatoken._load.sentencepiece import sentencepiece_to_tokenizer_json
+
+    from pipelines.mixture import TokenizerSpec
+    from pipelines.tokenizer import fetch_tokenizer
+
+    content = fetch_tokenizer(TokenizerSpec(path=TOKENIZER)).content
+    made = sentencepiece_to_tokenizer_json(content)
+    return made if isinstance(made, str) else made.decode()
+
+
+def _print_table(results: dict[str, list[Run]], megabytes: float) -> None:
+    cpu = {name: statistics.median(r.cpu_s for r in runs) for name, runs in results.items()}
+    print(f"\n{megabytes:.1f} MB of text, medians of {len(next(iter(results.values())))} rounds\n")
+    print("| | CPU s | MB per CPU s | steady | wall s | peak MB |\n|---|---:|---:|---:|---:|---:|")
+    for name, runs in results.items():
+        if name.endswith("(start-up)"):
+            continue
+        steady = megabytes / max(cpu[name] - cpu[f"{name} (start-up)"], 1e-9)
+        wall = statistics.median(r.wall_s for r in runs)
+        peak = max(r.peak_mb for r in runs)
+        print(
+            f"| {name} | {cpu[name]:.1f} | {megabytes / cpu[name]:.2f} | {steady:.2f} | {wall:.1f} "
+            f"| {peak:.0f} |"
+        )
+
+
+def memory(megabytes: int, inputs: Sequence[Path], workers: int) -> None:
+    """Peak memory on a generated corpus: half plain, a quarter in one zstd file, a quarter parquet."""
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = [folder / "plain.jsonl", folder / "one.jsonl.zst", folder / "rows.parquet"]
+        shares = (0.5, 0.25, 0.25)
+        for path, share in zip(paths, shares, strict=True):
+            documents = _generate(inputs, round(megabytes * 1e6 * share), seed=path.name)
+            if path.suffix == ".parquet":
+                schema = pa.schema([("text", pa.string())])
+                with pq.ParquetWriter(path, schema) as writer:
+                    batch: list[str] = []
+                    for text in documents:
+                        batch.append(text)
+                        if len(batch) == 200:
+                            writer.write_table(pa.table({"text": batch}, schema))
+                            batch = []
+                    writer.write_table(pa.table({"text": batch}, schema))
+            else:
+                with pa.output_stream(str(path)) as stream:
+                    for text in documents:
+                        stream.write(json.dumps({"text": text}).encode() + b"\n")
+            print(f"{path.name}: {path.stat().st_size / 1e6:.0f} MB", file=sys.stderr)
+        mixture = write_mixture(folder / "m.yaml", paths, megabytes * 150_000)
+        run = measured(build_command(mixture, folder / "out", workers))
+        print(f"{megabytes} MB, {workers} workers: peak of the largest process {run.peak_mb:.0f} MB, "
+              f"CPU {run.cpu_s:.0f} s, wall {run.wall_s:.0f} s")  # fmt: skip
+
+
+def _generate(inputs: Sequence[Path], n_bytes: int, *, seed: str):
+    """Documents of real length whose words are shuffled, so that none occurs twice."""
+    import random
+
+    rng = random.Random(seed)
+    sources = text_of(inputs) if inputs else [Path(json.__file__).read_text() * 40]
+    words = [text.split(" ") for text in sources]
+    made = 0
+    while made < n_bytes:
+        source = rng.choice(words)
+        start = rng.randrange(max(1, len(source) - 3000))
+        length = rng.choice([400, 2000, 8000, 60_000])
+        piece = source[start : start + length]
+        rng.shuffle(piece)
+        text = " ".join(piece)
+        made += len(text)
+        yield text
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("inputs", nargs="*", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", type=Path, help="folder made by `benchmarks/peers.py setup`")
+    parser.add_argument("--memory", type=int, metavar="MB")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--loop", nargs=2, metavar=("MIXTURE", "OUTPUT"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if args.loop:
+        return run_loop(*args.loop)
+    if args.memory:
+        memory(args.memory, args.inputs, args.workers)
+    else:
+        compare(args.inputs, args.rounds, args.peers)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

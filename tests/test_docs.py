@@ -1,0 +1,125 @@
+"""The documents say what is so: keys of the mixture, commands, links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from pipelines import build, show
+from pipelines.mixture import (
+    Abstracts,
+    Fields,
+    Filters,
+    Mixture,
+    Order,
+    Source,
+    TokenizerSpec,
+)
+from pipelines.mixture_file import load_mixture
+from pipelines.schemas import SCHEMAS
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def type_name(annotation: Any) -> str:
+    """How a person would say a type."""
+    names = {int: "integer", float: "number", str: "text", bool: "true or false"}
+    if annotation in names:
+        return names[annotation]
+    text = str(annotation)
+    if "dict[" in text:
+        return "mapping of names to sources"
+    for model in (annotation, *get_args(annotation)):
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            return f"see {model.__name__}"
+    if "Fraction" in text:
+        return "number"
+    if literal := re.findall(r"'([^']+)'", text):
+        return ", ".join(f"`{value}`" for value in literal)
+    return "text or list" if "list[str]" in text else "text"
+
+
+def key_tables() -> str:
+    """The keys of every part of the mixture, as Markdown."""
+    parts = []
+    for model in (Mixture, Source, TokenizerSpec, Filters, Order, Fields, Abstracts):
+        rows = [f"### {model.__name__}", "", "| key | value | default | |", "|---|---|---|---|"]
+        for name, info in model.model_fields.items():
+            default = "required" if info.is_required() else _plain(info.default)
+            meaning = " ".join((info.description or "").split())
+            rows.append(f"| `{info.alias or name}` | {type_name(info.annotation)} | {default} | {meaning} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, BaseModel) or value in (None, []):
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def test_the_key_tables_are_those_of_the_program() -> None:
+    text = (ROOT / "docs" / "mixture.md").read_text()
+    documented = text.partition("<!-- keys -->")[2].partition("<!-- end of keys -->")[0].strip()
+    assert documented == key_tables(), "put the output of key_tables() into docs/mixture.md"
+
+
+def test_every_schema_is_documented() -> None:
+    text = (ROOT / "docs" / "mixture.md").read_text()
+    for name, schema in SCHEMAS.items():
+        assert f"| `{name}` |" in text
+        assert all(f"`{origin}`" in text for origin in schema.origin)
+
+
+def commands() -> list[str]:
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text().replace("\\\n", " ")
+        found += re.findall(r"^\s*(?:\$ )?(python -m pipelines\.\w+.*)$", text, re.M)
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_documented_command_is_one_the_program_understands(command: str) -> None:
+    words = shlex.split(command.partition("#")[0].partition("  ")[0])[2:]
+    module, arguments = words[0], [w for w in words[1:] if w != "…"]
+    arguments = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    parser = {"pipelines.build": build.parser, "pipelines.show": show.parser}[module]()
+    parsed = parser.parse_args(["7" if a == "N" else a for a in arguments])
+    if module == "pipelines.build" and "mixtures/" in str(parsed.mixture):
+        load_mixture(str(ROOT / parsed.mixture), parsed.overrides)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_the_mixture_in_the_document_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "mixture.md").read_text()
+    path = tmp_path / "example.yaml"
+    path.write_text(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
+    assert load_mixture(str(path)).sources["books"].weight == 2
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "mixtures").glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_mixtures_are_valid(path: Path) -> None:
+    assert load_mixture(str(path)).name == path.stem
+
+
+def test_the_project_names_no_machine() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    for name in tracked:
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".yaml", ".toml") and path.name != "test_docs.py":
+            assert not re.search(r"/(root|home|work)/\w", path.read_text()), name
