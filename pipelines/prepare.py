@@ -103,14 +103,16 @@ class Preparer:
     def _check(self, document: Document) -> tuple[Document, bytes, int] | Dropped | None:
         """The document with its id and size, a Dropped, or None where it is not sampled."""
         try:
-            uid = xxhash.xxh3_128_digest(document.text.encode())
+            utf8 = document.text.encode()
         except UnicodeEncodeError as error:
             return Dropped("lone_surrogate", str(error)[:200], *document[3:])
+        uid = xxhash.xxh3_128_digest(utf8)
         if self._spec.sample < 1 and not in_sample(uid, self._spec.sample):
             return None
         if self._abstracts:
             document = append_abstract(document, self._abstracts.get(document.origin))
-        n_bytes = len(document.text.encode())
+            utf8 = document.text.encode()
+        n_bytes = len(utf8)
         if reason := drop_reason(document.text, n_bytes, self._spec.filters):
             return Dropped(*reason, *document[3:], uid)
         return document, uid, n_bytes
