@@ -3,8 +3,10 @@
 import os
 import re
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from contextlib import closing
+from urllib.parse import quote
 
 import msgspec
 
@@ -42,19 +44,24 @@ def build_index(spec: Abstracts, inputs: Iterable[InputFile], folder: str) -> st
     inputs = list(inputs)
     key = digest(spec.id, spec.abstract, *[(f.path, f.identity) for f in inputs])
     path = files.join(folder, f"abstracts-{key}.sqlite")
-    if Path(path).exists():
+    if files.exists(path):
         return path
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    aside = Path(f"{path}.{os.getpid()}.tmp")
-    aside.unlink(missing_ok=True)
-    with sqlite3.connect(aside) as database:
-        database.execute(
-            "CREATE TABLE abstracts (id TEXT PRIMARY KEY, abstract TEXT) WITHOUT ROWID"
-        )
-        rows = _rows(spec, inputs)
-        database.executemany("INSERT OR IGNORE INTO abstracts VALUES (?, ?)", rows)
-    database.close()
-    aside.replace(path)
+    fs, name = files.filesystem(path)
+    beside = os.path.dirname(name) if files.is_local(path) else None
+    if beside:
+        os.makedirs(beside, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside) as scratch:
+        aside = os.path.join(scratch, "abstracts.sqlite")
+        with closing(sqlite3.connect(aside)) as database, database:
+            database.execute(
+                "CREATE TABLE abstracts (id TEXT PRIMARY KEY, abstract TEXT) WITHOUT ROWID"
+            )
+            rows = _rows(spec, inputs)
+            database.executemany("INSERT OR IGNORE INTO abstracts VALUES (?, ?)", rows)
+        if beside:
+            os.replace(aside, name)
+        else:
+            fs.put_file(aside, name)
     return path
 
 
@@ -79,7 +86,8 @@ class AbstractIndex:
     """Look abstracts up by paper id, with or without its version."""
 
     def __init__(self, path: str) -> None:
-        self._database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False)
+        name = quote(_on_disk(path))
+        self._database = sqlite3.connect(f"file:{name}?mode=ro", uri=True, check_same_thread=False)
 
     def get(self, paper: str) -> str:
         """The abstract, or an empty string."""
@@ -88,3 +96,16 @@ class AbstractIndex:
             if found := self._database.execute(query, (name,)).fetchone():
                 return str(found[0])
         return ""
+
+
+def _on_disk(path: str) -> str:
+    """The index as a local file; from an object store it is fetched once a machine."""
+    fs, name = files.filesystem(path)
+    if files.is_local(path):
+        return name
+    local = os.path.join(tempfile.gettempdir(), os.path.basename(name))
+    if not os.path.exists(local):
+        aside = f"{local}.{os.getpid()}.tmp"
+        fs.get_file(name, aside)
+        os.replace(aside, local)
+    return local

@@ -55,7 +55,7 @@ def arrange(
         [
             SourceUnits(
                 tokens=np.maximum(r.tokens.reshape(-1, k).sum(axis=1), 1),
-                costs=np.maximum(r.costs.reshape(-1, k).sum(axis=1), 1),
+                costs=np.maximum(r.costs.reshape(-1, k).sum(axis=1), k),
             )
             for r, k in zip(rows, together, strict=True)
         ],
@@ -68,8 +68,11 @@ def arrange(
 
 
 def _source_rows(mixture: Mixture, name: str, groups: Sequence[GroupRows], k: int) -> _Rows:
-    """Sequences of a source, shuffled in units of k within each pass; earlier passes first."""
-    parts: list[_Rows] = []
+    """Sequences of a source, shuffled in units of k within each pass; earlier passes first.
+
+    There are none where the share of the budget rounds to no token.
+    """
+    parts = [_Rows(*np.zeros((5, 0), np.int64))]
     for group in groups:
         figures = group.figures
         n_units = -(-len(figures.n_real) // k)

@@ -37,26 +37,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     cut = argv.index("--") if "--" in argv else len(argv)
-    args = _parser().parse_args(argv[:cut])
+    args = parser().parse_args(argv[:cut])
     report = Reporter(quiet=args.quiet, log_json=args.log_json)
     try:
         _run(args, argv[cut + 1 :], report)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        report.fail(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on where this one was", file=sys.stderr)
+        report.fail("stopped; the same command goes on where this one was")
         return 130
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    command = argparse.ArgumentParser(
         prog="python -m pipelines.build",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add = command.add_argument
     add("--mixture", required=True, metavar="FILE", help="the mixture, a YAML file")
     add("--output", metavar="DIR", help="folder of the data set (local, gs:// or s3://)")
     add("--dry-run", action="store_true", help="print the plan from a sample; write nothing")
@@ -67,21 +68,25 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N",
         help="worker processes of a local run (default: the processors, %(default)s)")  # fmt: skip
     add("--max-bad", type=_share, default=0.01, metavar="SHARE",
-        help="share of broken records per source that stops the build (default %(default)s)")  # fmt: skip
+        help="share of broken records that stops the build (default %(default)s)")  # fmt: skip
     add("--quiet", action="store_true", help="only the outcome and errors")
     add("--log-json", action="store_true", help="JSON lines instead of text")
-    return parser
+    return command
 
 
 def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise ValueError(text)
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 on")
+    return int(text)
 
 
 def _share(text: str) -> float:
-    if not 0 <= (value := float(text)) <= 1:
-        raise ValueError(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: a number from 0 to 1")
     return value
 
 
@@ -89,23 +94,25 @@ def _run(args: argparse.Namespace, beam_flags: list[str], report: Reporter) -> N
     if not args.output and not args.dry_run:
         raise UserError("--output: missing; give a folder for the data set, or --dry-run")
     mixture = load_mixture(args.mixture, args.overrides)
-    run_stage = _beam_runner(beam_flags, args.workers)
-    file = fetch_tokenizer(mixture.tokenizer)
     output = (args.output or "build-output").rstrip("/")
     store = args.store or files.join(os.path.dirname(output) or ".", "store")
-    job = assemble(mixture, file, data_root=args.data_root, store=store, output=output)
+    run_stage = _beam_runner(beam_flags, args.workers, folders=[output, store])
+    file = fetch_tokenizer(mixture.tokenizer)
+    job = assemble(
+        mixture, file, data_root=args.data_root, store=store, output=output, dry_run=args.dry_run
+    )
     tokenizer = load_tokenizer(file)
     report.say(f"tokenizer: {tokenizer.vocab_size:,} ids, engine: {tokenizer.engine_name}")
     for refusal in tokenizer.refused:
         report.warn(f"slower tokenizer engine in use: {refusal}")
-    if args.dry_run:
-        _print_plan(job, tokenizer, report, args.workers)
-        report.result("Nothing was written. Build with --output DIR.")
-        return
-    if claim_output(job):
+    if args.output and claim_output(job, dry_run=True):
         report.result(f"{output}: this very data set is there already")
         return
     _print_plan(job, tokenizer, report, args.workers)
+    if args.dry_run:
+        report.result("Nothing was written. Build with --output DIR.")
+        return
+    claim_output(job)
     limits = Limits(max_bad=args.max_bad)
     accounts = build(
         job, tokenizer, run_stage=run_stage, report=report, limits=limits, workers=args.workers
@@ -142,19 +149,26 @@ def _print_outcome(
     report.result(f"\n{text}", output=output, sources=[a.as_json() for a in accounts])
 
 
-def _beam_runner(flags: list[str], workers: int) -> RunStage:
+def _beam_runner(flags: list[str], workers: int, *, folders: list[str]) -> RunStage:
     """What runs a stage. Beam is imported here, so that `--help` needs no second for it."""
     warnings.filterwarnings("ignore")
     logging.getLogger().setLevel(logging.ERROR)
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    from pipelines.transforms import beam_options, run_stage
+    from pipelines.transforms import beam_options, has_remote_workers, run_stage
 
-    beam_options(flags, workers=workers)  # faults in the options are found before anything runs
+    options = beam_options(flags, workers=workers)  # faults are found before anything runs
+    if has_remote_workers(options) and (local := [f for f in folders if files.is_local(f)]):
+        raise UserError(
+            f"{local[0]}: the runner's workers cannot reach a folder of this machine; give gs:// "
+            "paths as --output and --store"
+        )
 
     def run(stage: type[Stage], work: str, stage_workers: int) -> None:
         try:
             run_stage(stage, work, beam_options(flags, workers=stage_workers))
         except Exception as error:
+            if _was_interrupted(error):
+                raise KeyboardInterrupt from None
             if found := _user_error(error):
                 raise found from None
             raise
@@ -162,12 +176,20 @@ def _beam_runner(flags: list[str], workers: int) -> RunStage:
     return run
 
 
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error; the runner reports it as one of the task it hit."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _user_error(error: BaseException) -> UserError | None:
     """The user's error inside what a runner reports; remote workers send only text."""
-    if isinstance(error, FaultsError | UserError):
+    if isinstance(error, FaultsError):
         return error
-    match = re.search(r"(?:UserError|InputFault): (.+)", str(error))
-    return UserError(match[1].split(" [while running")[0]) if match else None
+    label = "" if isinstance(error, UserError) else r"\b(?:UserError|FaultsError|InputFault): "
+    match = re.search(rf"{label}(.+?)(?: \[while running '|\n\n|\Z)", str(error), re.DOTALL)
+    return UserError(match[1].rstrip()) if match else None
 
 
 if __name__ == "__main__":

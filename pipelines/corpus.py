@@ -45,8 +45,6 @@ class Corpus:
     n_text_bytes: int
     """UTF-8 bytes of the kept documents."""
 
-    token_type: str
-
     @cached_property
     def is_first(self) -> npt.NDArray[np.bool_]:
         """[N] false for a document whose text occurred before in this source."""
@@ -81,7 +79,6 @@ def load_corpus(folder: str, splits: Sequence[Split], finished: dict[str, int]) 
     tables: list[pa.Table] = []
     lines: Counter[str] = Counter()
     totals: Counter[str] = Counter()
-    token_type = "uint16"
     for split in splits:
         key = split_key(split)
         for index in range(finished[key]):
@@ -92,7 +89,6 @@ def load_corpus(folder: str, splits: Sequence[Split], finished: dict[str, int]) 
             first_lines.append(lines[split.file.name] if len(split.files) == 1 else 0)
             lines[split.file.name] += counts.n_lines
             totals.update(read=counts.n_read, not_sampled=counts.n_not_sampled)
-            token_type = counts.token_type
             tables.append(table)
     n_tokens = [_int64(table, "n_tokens") for table in tables]
     starts = [np.concatenate([[0], np.cumsum(n)[:-1]]) if len(n) else n for n in n_tokens]
@@ -108,7 +104,6 @@ def load_corpus(folder: str, splits: Sequence[Split], finished: dict[str, int]) 
         n_read=totals["read"],
         n_not_sampled=totals["not_sampled"],
         n_text_bytes=int(sum(_int64(table, "n_bytes").sum() for table in tables)),
-        token_type=token_type,
     )
 
 

@@ -7,6 +7,7 @@ from itertools import islice
 import pyarrow as pa
 
 from pipelines import files
+from pipelines.errors import UserError
 from pipelines.job import SourceJob
 from pipelines.prepare import Preparer
 from pipelines.readers import Block, cut_lines, line_block, read_blocks
@@ -71,9 +72,12 @@ def _spread_out(splits: Sequence[Split]) -> list[Split]:
 def _samples(split: Split, max_record: int) -> Iterator[tuple[Block, int]]:
     """Blocks from the beginning of a split, with the bytes of the file that they used up."""
     if split.format == "jsonl":
-        with files.open_binary(split.file.path) as raw:
-            raw.seek(split.first if compression_of(split.file.path) is None else 0)
-            yield from _sample_lines(raw, split, max_record)
+        try:
+            with files.open_binary(split.file.path) as raw:
+                raw.seek(split.first if compression_of(split.file.path) is None else 0)
+                yield from _sample_lines(raw, split, max_record)
+        except OSError as error:
+            raise UserError(f"{split.file.name}: cannot read it: {error}") from error
         return
     if split.format == "text":
         split = replace(split, files=split.files[:16])

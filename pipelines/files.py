@@ -6,6 +6,7 @@ store, appears only when its upload is complete), so a reader never sees half a 
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ def join(folder: str, *names: str) -> str:
 def exists(path: str) -> bool:
     """Whether the path exists."""
     fs, name = filesystem(path)
+    fs.invalidate_cache(name)  # another worker may have written it since it was last listed
     return bool(fs.exists(name))
 
 
@@ -41,6 +43,7 @@ def list_names(folder: str) -> list[str]:
     fs, name = filesystem(folder)
     if is_local(folder):
         return sorted(os.listdir(name)) if os.path.isdir(name) else []
+    fs.invalidate_cache(name)  # other workers write here; object stores' listings are remembered
     if not fs.exists(name):
         return []
     return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(name, detail=False))
@@ -54,7 +57,12 @@ def identity(path: str) -> str:
         return f"{stat.st_size}:{stat.st_mtime_ns}"
     info = fs.info(name)
     tag = next(
-        (info[k] for k in ("etag", "ETag", "md5Hash", "blob_id", "mtime") if info.get(k)), ""
+        (
+            info[k]
+            for k in ("etag", "ETag", "md5Hash", "blob_id", "mtime", "created")
+            if info.get(k)
+        ),
+        "",
     )
     return f"{info.get('size')}:{tag}"
 
@@ -80,6 +88,15 @@ def write_atomic(path: str) -> Generator[IO[bytes]]:
         if os.path.exists(aside):
             os.remove(aside)
         raise
+
+
+def remove(path: str) -> None:
+    """Remove a file, or a folder with all that is in it; one that is not there is no error."""
+    fs, name = filesystem(path)
+    if is_local(path) and os.path.isdir(name):
+        shutil.rmtree(name, ignore_errors=True)
+    elif exists(path):
+        fs.rm(name, recursive=True)
 
 
 def write_bytes(path: str, content: bytes) -> None:

@@ -14,7 +14,15 @@ from pipelines.corpus import Corpus
 from pipelines.job import Job
 from pipelines.ordering import TrainingOrder
 from pipelines.report import audit_table, dropped_table
-from pipelines.shards import dataset_id, shard_name
+from pipelines.shards import (
+    DOCUMENTS,
+    DROPPED,
+    FORMAT_VERSION,
+    MANIFEST,
+    dataset_id,
+    encode_manifest,
+    shard_name,
+)
 from pipelines.store import read_index
 from pipelines.tokenizer import Tokenizer
 
@@ -33,7 +41,7 @@ DOCUMENT_SCHEMA = pa.schema(
 
 def write_documents(job: Job, corpora: Mapping[str, Corpus]) -> None:
     """`documents.arrow`: for every kept document where it came from."""
-    path = files.join(job.output, "documents.arrow")
+    path = files.join(job.output, DOCUMENTS)
     names = sorted({name for c in corpora.values() for fs in c.batch_files for name in fs})
     dictionary = pa.array(names, pa.string())
     codes = {name: code for code, name in enumerate(names)}
@@ -66,17 +74,21 @@ def write_documents(job: Job, corpora: Mapping[str, Corpus]) -> None:
 
 def write_dropped(job: Job, corpora: Mapping[str, Corpus]) -> None:
     """`dropped.jsonl.zst`: every record that is not in the data set, and why."""
-    path = files.join(job.output, "dropped.jsonl.zst")
+    path = files.join(job.output, DROPPED)
     with (
         files.write_atomic(path) as file,
         pa.CompressedOutputStream(pa.PythonFile(file, "w"), "zstd") as stream,
     ):
         for source, corpus in corpora.items():
-            for record in _dropped(source, corpus, duplicates=job.mixture.duplicates == "drop"):
+            duplicates = job.mixture.duplicates == "drop"
+            for record in dropped_records(source, corpus, duplicates=duplicates):
                 stream.write(msgspec.json.encode(record) + b"\n")
 
 
-def _dropped(source: str, corpus: Corpus, *, duplicates: bool) -> Iterator[dict[str, Any]]:
+def dropped_records(
+    source: str, corpus: Corpus, *, duplicates: bool = False
+) -> Iterator[dict[str, Any]]:
+    """The records of one source that were dropped, in the order of the input."""
     first = 0
     for number, batch in enumerate(corpus.batches):
         table = files.read_table(f"{batch}.dropped.arrow")
@@ -105,11 +117,12 @@ def write_manifest(
     accounts: Sequence[SourceAudit],
     order: TrainingOrder,
     shards: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
+) -> None:
     """`manifest.json`, the file that makes the data set finished, and the card before it."""
     mixture = job.mixture
+    files.write_bytes(files.join(job.output, job.tokenizer.file_name), job.tokenizer.content)
     manifest: dict[str, Any] = {
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "name": mixture.name,
         "recipe": mixture.recipe(),
         "seq_len": mixture.seq_len,
@@ -137,16 +150,24 @@ def write_manifest(
             for file in source.inputs
         ],
         "shards": list(shards),
+        "files": {
+            name: _sha256(files.join(job.output, name))
+            for name in (DOCUMENTS, DROPPED, job.tokenizer.file_name)
+        },
+        "program": job.fingerprint["program"],
         "versions": {
             name: metadata.version(name)
             for name in ("apache-beam", "numpy", "pyarrow", "sentencepiece", "tokenizers")
         },
     }
     manifest["dataset_id"] = dataset_id(manifest)
-    files.write_bytes(files.join(job.output, job.tokenizer.file_name), job.tokenizer.content)
     files.write_bytes(files.join(job.output, "README.md"), _card(manifest, accounts).encode())
-    files.write_json(files.join(job.output, "manifest.json"), manifest)
-    return manifest
+    files.write_bytes(files.join(job.output, MANIFEST), encode_manifest(manifest))
+
+
+def _sha256(path: str) -> str:
+    with files.open_binary(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _totals(accounts: Sequence[SourceAudit]) -> dict[str, int]:

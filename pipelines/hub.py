@@ -6,10 +6,12 @@ OWNER/NAME) is read as `datasets.load_dataset` reads it. Single files of a repos
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 from pipelines.errors import UserError
+from pipelines.mixture import digest
 from pipelines.records import InputFile
 
 PREFIX = "hf://"
@@ -21,13 +23,19 @@ def is_dataset(path: str) -> bool:
     return path.startswith(PREFIX) and not path.startswith("hf://datasets/")
 
 
-def _open(path: str) -> Any:
-    from datasets import load_dataset  # seconds to import, and only hub sources need it
-
-    name, _, query = path.removeprefix(PREFIX).partition("#")[0].partition("?")
+def _parse(path: str) -> tuple[str, dict[str, str]]:
+    """The data set's name and what stands behind `?`."""
+    name, _, query = path.removeprefix(PREFIX).partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := sorted(options.keys() - _KEYS):
         raise UserError(f"{path}: no such key '{unknown[0]}'; known: {', '.join(sorted(_KEYS))}")
+    return name, options
+
+
+def _open(path: str) -> Any:
+    from datasets import load_dataset  # seconds to import, and only hub sources need it
+
+    name, options = _parse(path)
     split = options.get("split", "train")
     try:
         return load_dataset(
@@ -53,17 +61,16 @@ def list_shards(path: str) -> list[InputFile]:
 
 def _revision(path: str) -> str:
     """The commit of the repository, or what the files of a local folder are."""
-    from pathlib import Path
-
     from huggingface_hub import HfApi
 
-    name = path.removeprefix(PREFIX).partition("?")[0]
+    name, options = _parse(path)
     if (folder := Path(name)).is_dir():
-        stats = sorted(
-            (f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.rglob("*.*")
-        )
-        return str(stats)
-    return str(HfApi().dataset_info(name).sha)
+        found = sorted(f for f in folder.rglob("*") if f.is_file())
+        return digest(*[(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in found])
+    try:
+        return str(HfApi().dataset_info(name, revision=options.get("revision")).sha)
+    except Exception as error:  # the hub's client raises many kinds
+        raise UserError(f"{path}: cannot ask the hub for its revision: {error}") from error
 
 
 def read_shard(path: str) -> Iterator[dict[str, Any]]:

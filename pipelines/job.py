@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from pipelines import files
@@ -18,9 +18,10 @@ from pipelines.tokenizer import TokenizerFile
 
 # What the bytes of the token store and of the shards depend on. A change in one of these modules
 # makes other names, so that nothing made by older code is ever mistaken for the new.
-_STORE_MODULES = ("filters", "prepare", "readers", "schemas", "sources", "store", "templates/plain",
-                  "tokenizer")  # fmt: skip
-_SHARD_MODULES = ("gather", "mixing", "ordering", "packing", "planning", "rows", "shards", "xxh3")
+_STORE_MODULES = ("abstracts", "filters", "hub", "prepare", "readers", "records", "schemas",
+                  "segment_cache", "sources", "store", "templates/plain", "tokenizer")  # fmt: skip
+_SHARD_MODULES = ("arrange", "audit", "corpus", "finish", "gather", "mixing", "ordering", "packing",
+                  "planning", "rows", "shards", "xxh3")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Job:
             "mixture": digest(self.mixture.recipe()),
             "tokenizer": self.tokenizer.digest,
             "input files": digest(inputs),
-            "program": digest(code_digest(_STORE_MODULES), code_digest(_SHARD_MODULES)),
+            "program": program_digest(),
         }
 
 
@@ -68,10 +69,24 @@ def code_digest(modules: Iterable[str]) -> str:
     return hashlib.sha256(b"\0".join(sources)).hexdigest()[:32]
 
 
+@cache
+def program_digest() -> str:
+    """Digest of the code that the bytes of a data set depend on."""
+    return digest(code_digest(_STORE_MODULES), code_digest(_SHARD_MODULES))
+
+
 def assemble(
-    mixture: Mixture, tokenizer: TokenizerFile, *, data_root: str | None, store: str, output: str
+    mixture: Mixture,
+    tokenizer: TokenizerFile,
+    *,
+    data_root: str | None,
+    store: str,
+    output: str,
+    dry_run: bool = False,
 ) -> Job:
     """List the inputs of all sources and cut them into splits.
+
+    A dry run writes no index of abstracts; its job is for estimates only.
 
     Raises:
         FaultsError: inputs are missing or unreadable; all of them are named.
@@ -81,7 +96,7 @@ def assemble(
     code = code_digest(_STORE_MODULES)
     for name in mixture.sources:
         try:
-            sources.append(_source_job(name, mixture, tokenizer, data_root, store, code))
+            sources.append(_source_job(name, mixture, tokenizer, data_root, store, code, dry_run))
         except UserError as error:
             faults.append(str(error))
     if faults:
@@ -96,13 +111,14 @@ def _source_job(
     data_root: str | None,
     store: str,
     code: str,
+    dry_run: bool,
 ) -> SourceJob:
     source = mixture.sources[name]
     inputs = list_source(name, source, data_root=data_root)
     abstracts = None
     if source.abstracts:
         metadata = list_abstracts(name, source.abstracts, data_root=data_root)
-        abstracts = build_index(source.abstracts, metadata, store)
+        abstracts = None if dry_run else build_index(source.abstracts, metadata, store)
     spec = PrepareSpec(
         schema=schema_of(source),
         completion_only=source.loss == "completion",
@@ -117,8 +133,8 @@ def _source_job(
     return SourceJob(name, inputs, splits, spec, files.join(store, spec.digest))
 
 
-def claim_output(job: Job) -> bool:
-    """Take the output folder for this build.
+def claim_output(job: Job, *, dry_run: bool = False) -> bool:
+    """Take the output folder for this build; a dry run only looks whether it could be taken.
 
     Returns:
         True where the folder already holds this very build, finished.
@@ -141,13 +157,6 @@ def claim_output(job: Job) -> bool:
             f"{job.output}: not empty, and no build of this program (it holds {names[0]}); give "
             "another --output"
         )
-    files.write_json(path, job.fingerprint)
+    if not dry_run:
+        files.write_json(path, job.fingerprint)
     return False
-
-
-def unfinished(
-    splits: Sequence[Split], finished: Iterable[str], keys: Sequence[str]
-) -> list[Split]:
-    """The splits whose batches are not all in the store."""
-    done = set(finished)
-    return [split for split, key in zip(splits, keys, strict=True) if key not in done]

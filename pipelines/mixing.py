@@ -43,32 +43,32 @@ class Passes:
 
 
 def plan_passes(
-    quotas: Mapping[str, int], available: Mapping[str, int], max_passes: Mapping[str, float]
+    weights: Mapping[str, Fraction],
+    total: int,
+    available: Mapping[str, int],
+    max_passes: Mapping[str, float],
 ) -> dict[str, Passes]:
-    """Passes over each source, if the limits allow them.
+    """Passes over each source that fill its share of `total`, if the limits allow them.
 
     Raises:
-        FaultsError: a quota needs more passes than allowed; it names the budget that would fit.
+        FaultsError: a quota needs more passes than allowed; it names a budget that would fit,
+            the largest one to within the rounding of quotas.
     """
-    short = [
-        name
+    quotas = apportion(weights, total)
+    most = {name: int(Fraction(str(max_passes[name])) * available[name]) for name in quotas}
+    faults = [
+        _shortage(name, quota, available[name], max_passes[name])
         for name, quota in quotas.items()
-        if quota > int(Fraction(str(max_passes[name])) * available[name])
+        if quota > most[name]
     ]
-    if short:
-        total = sum(quotas.values())
-        fits = min(
-            total * int(Fraction(str(max_passes[name])) * available[name]) // quotas[name]
-            for name in short
+    if faults:
+        # Not from the quotas: a quota that was rounded down would name a budget that is too large.
+        fits = min(int(most[n] * sum(weights.values()) / weights[n]) for n in quotas)
+        budget = f"a budget of `tokens: {fits}` would fit, or " if fits else ""
+        raise FaultsError(
+            "not enough tokens for the shares",
+            [*faults, f"{budget}raise max_passes, lower the weight, or add documents"],
         )
-        faults = [
-            _shortage(name, quotas[name], available[name], max_passes[name]) for name in short
-        ]
-        way_out = (
-            f"a budget of `tokens: {fits}` would fit, or raise max_passes, lower the weight, or add "
-            "documents"
-        )
-        raise FaultsError("not enough tokens for the shares", [*faults, way_out])
     return {
         name: Passes(*divmod(quota, available[name])) if quota else Passes(0, 0)
         for name, quota in quotas.items()

@@ -14,15 +14,22 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _number(value: Any) -> Any:
+    """YAML reads `yes` as true, and Python counts true as 1; no person means that."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not yes or no")
+    return value
+
+
 def _exact(value: Any) -> Any:
     """Weights are decimal numbers a person wrote: 0.1 means one tenth, not its float."""
-    if isinstance(value, bool):
-        raise ValueError("a weight is a number")
-    return Fraction(str(value)) if isinstance(value, int | float) else value
+    return Fraction(str(value)) if isinstance(_number(value), int | float) else value
 
 
 Paths = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
 Weight = Annotated[Fraction, BeforeValidator(_exact), Field(gt=0)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 
 
 class Frozen(BaseModel):
@@ -34,10 +41,10 @@ class Frozen(BaseModel):
 class Filters(Frozen):
     """Which documents are too short to keep."""
 
-    min_words: Annotated[int, Field(ge=0)] = 0
+    min_words: Annotated[Whole, Field(ge=0)] = 0
     """Least number of whitespace-separated words."""
 
-    min_tokens: Annotated[int, Field(ge=0)] = 0
+    min_tokens: Annotated[Whole, Field(ge=0)] = 0
     """Least number of tokens, BOS and EOS not counted."""
 
 
@@ -101,16 +108,16 @@ class Source(Frozen):
     filters: Filters | None = None
     """Instead of the mixture's filters."""
 
-    sample: Annotated[float, Field(gt=0, le=1)] = 1.0
+    sample: Annotated[Real, Field(gt=0, le=1)] = 1.0
     """Share of the documents to look at, drawn by a hash of their text."""
 
-    max_passes: Annotated[float, Field(gt=0)] = 1.0
+    max_passes: Annotated[Real, Field(gt=0)] = 1.0
     """How often a document may be used before the build stops with an error."""
 
     policy: Literal["pack", "pad", "stream"] = "pack"
     """How documents become sequences."""
 
-    stream_sequences: Annotated[int, Field(ge=1)] = 1
+    stream_sequences: Annotated[Whole, Field(ge=1)] = 1
     """k: consecutive sequences of one stream that stay together (policy `stream` only)."""
 
     loss: Literal["all", "completion"] = "all"
@@ -142,10 +149,10 @@ class TokenizerSpec(Frozen):
 class Order(Frozen):
     """What the training order is balanced for."""
 
-    global_batch: Annotated[int, Field(ge=1)] = 128
+    global_batch: Annotated[Whole, Field(ge=1)] = 128
     """Sequences in one optimizer step; data-parallel sizes that divide it are balanced."""
 
-    window: Annotated[int, Field(ge=1)] = 8
+    window: Annotated[Whole, Field(ge=1)] = 8
     """Global batches within which attention work is levelled."""
 
 
@@ -155,13 +162,13 @@ class Mixture(Frozen):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """A short name, for messages and the manifest."""
 
-    tokens: Annotated[int, Field(ge=1)]
+    tokens: Annotated[Whole, Field(ge=1)]
     """Real tokens of the finished data set; padding does not count."""
 
-    seq_len: Annotated[int, Field(ge=8, le=1 << 24)] = 32768
+    seq_len: Annotated[Whole, Field(ge=128, le=1 << 24)] = 32768
     """Tokens in a sequence."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[Whole, Field(ge=0)] = 0
     """What every random choice is derived from."""
 
     weight_by: Literal["tokens", "loss_tokens"] = "tokens"
@@ -176,13 +183,13 @@ class Mixture(Frozen):
     duplicates: Literal["drop", "keep"] = "drop"
     """What happens to a document whose text occurred before in the same source."""
 
-    max_record_mib: Annotated[int, Field(ge=1, le=1024)] = 64
+    max_record_mib: Annotated[Whole, Field(ge=1, le=1024)] = 64
     """Records larger than this are dropped, with the reason `record_too_large`."""
 
     order: Order = Order()
     """Balance of the training order."""
 
-    sequences_per_shard: Annotated[int, Field(ge=1)] = 1024
+    sequences_per_shard: Annotated[Whole, Field(ge=1)] = 1024
     """Sequences in one shard file."""
 
     sources: Annotated[dict[str, Source], Field(min_length=1)]
@@ -194,7 +201,10 @@ class Mixture(Frozen):
 
     def recipe(self) -> dict[str, Any]:
         """The whole mixture as plain JSON values, defaults included."""
-        return self.model_dump(mode="json", by_alias=True)
+        recipe = self.model_dump(mode="json", by_alias=True)
+        for source in recipe["sources"].values():
+            del source["schema" if source["fields"] else "fields"]  # one describes the records
+        return recipe
 
 
 def digest(*parts: object) -> str:

@@ -93,7 +93,7 @@ def plan_sources(mixture: Mixture, corpora: Mapping[str, Corpus]) -> dict[str, S
         tokens[name] = int(corpora[name].n_tokens[usable.document].sum())
         units[name] = int((usable.n_tokens - usable.unweighed).sum())
     limits = {name: source.max_passes for name, source in mixture.sources.items()}
-    passes = plan_passes(quotas, units, limits)
+    passes = plan_passes(weights, mixture.tokens, units, limits)
     return {n: SourcePlan(quotas[n], tokens[n], units[n], passes[n]) for n in mixture.sources}
 
 
@@ -117,7 +117,8 @@ def form_groups(
     Each pass has an order of its own, by a hash of (seed, source, pass, document id); groups are
     runs of that order. So groups do not depend on how the input is cut into files.
     """
-    usable = usable_documents(corpus, mixture.sources[name], mixture)
+    source = mixture.sources[name]
+    usable = usable_documents(corpus, source, mixture)
     uids = [corpus.uid[i] for i in usable.document.tolist()]
     for number in range(plan.passes.whole + bool(plan.passes.partial)):
         keys = keyed_hash(uids, seed=mixture.seed, source=name, purpose=f"pass {number}")
@@ -126,7 +127,10 @@ def form_groups(
         else:
             quota = plan.passes.partial
             selection = select_tokens(keys, usable.n_tokens, usable.unweighed, quota)
-        yield from _cut(name, number, first_batch, selection, usable, corpus, uids)
+        # Best fit packs equal lengths equally in whatever order they come: in later passes, halves
+        # drawn anew keep the same documents from sharing their sequences again.
+        least = 2 if number and source.policy == "pack" else 1
+        yield from _cut(name, number, first_batch, selection, usable, corpus, uids, least)
 
 
 def _cut(
@@ -137,9 +141,11 @@ def _cut(
     usable: Usable,
     corpus: Corpus,
     uids: list[bytes],
+    least_groups: int,
 ) -> Iterator[Group]:
-    n_groups = max(1, round(len(selection.document) / GROUP_DOCUMENTS))
-    for part in np.array_split(np.arange(len(selection.document)), n_groups):
+    n_documents = len(selection.document)
+    n_groups = min(max(least_groups, round(n_documents / GROUP_DOCUMENTS)), n_documents)
+    for part in np.array_split(np.arange(n_documents), n_groups):
         chosen = selection.document[part]
         place = usable.document[chosen]
         columns = {

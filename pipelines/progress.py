@@ -61,6 +61,13 @@ class Reporter:
             self._end_line()
             print(text, file=self._out, flush=True)
 
+    def fail(self, text: str) -> None:
+        """Why the command ends without an outcome, on standard error."""
+        if self._json:
+            self._write_json({"event": "error", "text": text})
+        self._end_line()
+        print(text, file=sys.stderr, flush=True)
+
     def warn(self, text: str) -> None:
         """A warning, on standard error."""
         if self._json:

@@ -5,7 +5,7 @@ little enough that a worker's memory stays small whatever the corpus.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from pipelines.sources import BLOCK_BYTES, compression_of
 
 _READ_BYTES = 1 << 20
 _ROWS = 64
+_ROWS_PER_BLOCK = 1 << 16
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -48,7 +49,8 @@ def read_blocks(split: Split, *, max_record: int, skip: Callable[[int], bool]) -
     Args:
         split: what to read.
         max_record: bytes of the largest record that is kept.
-        skip: blocks (by index) that are done already; they are passed over without parsing.
+        skip: blocks (by index) that are done already; they are passed over without parsing. It
+            is asked of every block of the file in order, those of other strides too.
 
     Raises:
         InputFault: the file is truncated, damaged, unreadable, or not the one that was listed.
@@ -57,12 +59,20 @@ def read_blocks(split: Split, *, max_record: int, skip: Callable[[int], bool]) -
     reader = {"jsonl": _lines, "parquet": _parquet, "arrow": _arrow, "text": _texts, "hub": _hub}
     try:
         yield from reader[split.format](split, max_record, skip)
-    except (OSError, EOFError, pa.ArrowInvalid) as error:
-        raise InputFault(
-            f"{split.place()}: cannot be read to its end: {error}; fetch the file again or take it "
-            "out of the mixture"
-        ) from error
+    except _UNREADABLE as error:
+        raise _fault(split.place(), error) from error
     _check_unchanged(split)
+
+
+# What the libraries raise for a damaged file; of ValueError, undecodable text and odd values.
+_UNREADABLE = (OSError, EOFError, ValueError, OverflowError, pa.ArrowException)
+
+
+def _fault(place: str, error: BaseException) -> InputFault:
+    return InputFault(
+        f"{place}: cannot be read to its end: {error}; fetch the file again or take it out of the "
+        "mixture"
+    )
 
 
 def _check_unchanged(split: Split) -> None:
@@ -80,14 +90,26 @@ def _check_unchanged(split: Split) -> None:
 
 def _lines(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterator[Block]:
     with files.open_binary(split.file.path) as raw:
-        if compression := compression_of(split.file.path):
-            stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression)
+        if compression_of(split.file.path):
+            stream = _decompressed(raw, split.file.path)
             pieces = cut_lines(stream.read, max_record=max_record)
         else:
             pieces = _range(raw, split, max_record)
         for index, piece in enumerate(pieces):
-            if index % split.strides == split.stride and not skip(index):
+            done = skip(index)
+            if not done and index % split.strides == split.stride:
                 yield line_block(index, piece, max_record)
+
+
+def _decompressed(raw: Any, path: str) -> Any:
+    """The content of an open file whose name says whether it is compressed."""
+    compression = compression_of(path)
+    if compression is None:
+        return raw
+    if not raw.read(1):  # the decompressor would take it for a stream of nothing
+        raise EOFError(f"empty, which no {compression} file is")
+    raw.seek(0)
+    return pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +194,10 @@ def line_block(index: int, piece: Piece, max_record: int) -> Block:
     dropped: list[Dropped] = []
     offset = piece.offset
     for number, line in enumerate(lines):
+        value = line.removeprefix(_BOM) if offset == 0 else line
         if len(line) > max_record:
             dropped.append(_too_large(len(line), number, offset))
-        elif line and not line.isspace():
-            value = line.removeprefix(_BOM) if offset == 0 else line
+        elif value and not value.isspace():
             records.append(RawRecord(value, number, offset))
         offset += len(line) + 1
     if piece.oversized:
@@ -212,23 +234,42 @@ def _rows(batches: Iterator[pa.RecordBatch], number: int) -> Iterator[RawRecord]
     for batch in batches:
         for small in (batch.slice(i, _ROWS) for i in range(0, batch.num_rows, _ROWS)):
             # As binary: a string column with invalid UTF-8 must cost one record, not the file.
-            columns = [_binary(column) for column in small.columns]
+            columns = [column.cast(_binary(column.type)) for column in small.columns]
             for values in zip(*(column.to_pylist() for column in columns), strict=True):
                 yield RawRecord(dict(zip(small.schema.names, values, strict=True)), number, -1)
                 number += 1
 
 
-def _binary(column: pa.Array) -> pa.Array:
-    if pa.types.is_string(column.type):
-        return column.cast(pa.binary())
-    if pa.types.is_large_string(column.type):
-        return column.cast(pa.large_binary())
-    return column
+def _binary(kind: pa.DataType) -> pa.DataType:
+    """The same type with bytes in the place of strings, at any depth."""
+    if pa.types.is_dictionary(kind):
+        return _binary(kind.value_type)
+    if pa.types.is_string(kind) or pa.types.is_string_view(kind):
+        return pa.binary()
+    if pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([f.with_type(_binary(f.type)) for f in kind.fields])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return make(kind.value_field.with_type(_binary(kind.value_type)))
+    return kind
 
 
 def _hub(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterator[Block]:
-    records = (RawRecord(v, i, -1) for i, v in enumerate(hub.read_shard(split.file.path)))
-    yield from _row_blocks(records, max_record, skip)
+    yield from _row_blocks(_hub_rows(split), max_record, skip)
+
+
+def _hub_rows(split: Split) -> Iterator[RawRecord]:
+    records = enumerate(hub.read_shard(split.file.path))
+    while True:
+        try:
+            number, value = next(records)
+        except StopIteration:
+            return
+        except Exception as error:  # datasets and its readers raise many kinds
+            raise _fault(split.place(), error) from error
+        yield RawRecord(value, number, -1)
 
 
 def _row_blocks(
@@ -239,18 +280,27 @@ def _row_blocks(
     dropped: list[Dropped] = []
     size = index = 0
     for row in rows:
-        length = sum(len(v) for v in row.value.values() if isinstance(v, str | bytes))
+        length = _text_size(row.value)
         if length > max_record:
             dropped.append(_too_large(length, row.line, -1))
         else:
             records.append(row)
             size += length
-        if size >= BLOCK_BYTES:
+        if size >= BLOCK_BYTES or len(records) + len(dropped) >= _ROWS_PER_BLOCK:
             if not skip(index):
                 yield Block(index, 0, size, records, dropped)
             records, dropped, size, index = [], [], 0, index + 1
     if (records or dropped) and not skip(index):
         yield Block(index, 0, size, records, dropped)
+
+
+def _text_size(value: Any) -> int:
+    """Characters or bytes of all strings in a row, nested ones too."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_text_size, value.values()))
+    return sum(map(_text_size, value)) if isinstance(value, list) else 0
 
 
 def _texts(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterator[Block]:
@@ -261,13 +311,15 @@ def _texts(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterat
     dropped: list[Dropped] = []
     size = 0
     for number, file in enumerate(split.files):
-        data = _whole(file.path, max_record)
+        try:
+            data = _whole(file.path, max_record)
+        except _UNREADABLE as error:
+            raise _fault(file.name, error) from error
         if len(data) > max_record:
             dropped.append(_too_large(file.size, 0, 0, number))
         else:
-            records.append(
-                RawRecord({"text": data, "name": os.path.basename(file.path)}, 0, 0, number)
-            )
+            value = {"text": data.removeprefix(_BOM), "name": os.path.basename(file.path)}
+            records.append(RawRecord(value, 0, 0, number))
         size += len(data)
     yield Block(0, 0, size, records, dropped)
 
@@ -275,11 +327,8 @@ def _texts(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterat
 def _whole(path: str, max_record: int) -> bytes:
     """A text file's content, or its first max_record + 1 bytes."""
     with files.open_binary(path) as raw:
-        compression = compression_of(path)
-        stream = (
-            pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression) if compression else raw
-        )
-        parts: list[bytes] = []
-        while sum(map(len, parts)) <= max_record and (chunk := stream.read(_READ_BYTES)):
-            parts.append(chunk)
-        return b"".join(parts)
+        stream = _decompressed(raw, path)
+        data = bytearray()
+        while len(data) <= max_record and (chunk := stream.read(_READ_BYTES)):
+            data += chunk
+        return bytes(data)

@@ -2,8 +2,11 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
 from pipelines import files
 from pipelines.arrange import GroupRows, arrange
@@ -18,7 +21,13 @@ from pipelines.audit import (
 from pipelines.corpus import Corpus, load_corpus
 from pipelines.errors import FaultsError, UserError
 from pipelines.estimate import expected_bytes
-from pipelines.finish import describe_shard, write_documents, write_dropped, write_manifest
+from pipelines.finish import (
+    describe_shard,
+    dropped_records,
+    write_documents,
+    write_dropped,
+    write_manifest,
+)
 from pipelines.job import Job
 from pipelines.ordering import TrainingOrder
 from pipelines.planning import SourcePlan, form_groups, plan_sources
@@ -34,6 +43,7 @@ from pipelines.stages import (
     Stage,
     Write,
     WriteTasks,
+    explain_full_disk,
     group_path,
     layout_path,
     order_path,
@@ -49,6 +59,9 @@ and benchmarks a plain loop."""
 # Starting a worker process costs seconds; below these sizes it costs more than it saves.
 _BYTES_PER_WORKER = 48 << 20
 _DOCUMENTS_PER_WORKER = 1 << 20
+_PLACES_SHOWN = 3
+_LEFTOVER_SECONDS = 3600.0
+"""Younger ones in the token store may belong to another build that runs now."""
 
 
 @dataclass(frozen=True)
@@ -73,22 +86,63 @@ def build(
     Raises:
         UserError: inputs, limits or the disk stop the build; nothing was published.
     """
-    corpora = prepare(job, run_stage=run_stage, report=report, workers=workers)
-    if faults := too_many_bad(corpora, BAD_REASONS, limits.max_bad):
-        raise FaultsError("broken input", faults)
-    plans = plan_sources(job.mixture, corpora)
+    with explain_full_disk(job.output):
+        return _build(
+            job, tokenizer, run_stage=run_stage, report=report, limits=limits, workers=workers
+        )
+
+
+def _build(
+    job: Job,
+    tokenizer: Tokenizer,
+    *,
+    run_stage: RunStage,
+    report: Reporter,
+    limits: Limits,
+    workers: int,
+) -> list[SourceAudit]:
+    try:
+        corpora = prepare(job, run_stage=run_stage, report=report, workers=workers)
+        if faults := too_many_bad(corpora, BAD_REASONS, limits.max_bad):
+            raise FaultsError("broken input", [*faults, *_first_bad(corpora)])
+        plans = plan_sources(job.mixture, corpora)
+    except UserError:
+        _release_output(job)
+        raise
     names = list(job.mixture.sources)
     accounts = [open_account(n, job.mixture, corpora[n], plans[n]) for n in names]
     order = pack(job, corpora, plans, accounts, run_stage=run_stage, workers=workers)
-    n_shards = write(job, corpora, run_stage=run_stage, report=report, workers=workers)
+    n_shards = write(
+        job,
+        corpora,
+        token_type=tokenizer.token_type,
+        run_stage=run_stage,
+        report=report,
+        workers=workers,
+    )
     entries = [_enter_shard(job, accounts, number) for number in range(n_shards)]
     close_accounts(accounts, job.mixture)
     write_documents(job, corpora)
     write_dropped(job, corpora)
     write_manifest(job, tokenizer, accounts, order, entries)
-    if files.is_local(job.output):
-        shutil.rmtree(job.work, ignore_errors=True)
+    files.remove(job.work)
     return accounts
+
+
+def _release_output(job: Job) -> None:
+    """Leave no claim on a folder without shards: mended input makes another build of it."""
+    if not any(name.endswith(".tok") for name in files.list_names(job.output)):
+        files.remove(job.work)
+        files.remove(files.join(job.output, "build.json"))
+
+
+def _first_bad(corpora: dict[str, Corpus]) -> Iterator[str]:
+    """Where the first broken records of each source stand."""
+    for name, corpus in corpora.items():
+        bad = (r for r in dropped_records(name, corpus) if r["reason"] in BAD_REASONS)
+        for record in islice(bad, _PLACES_SHOWN):
+            place = f"{record['file']}: line {record['line']}, byte {record['offset']}"
+            yield f"{place}: {record['reason']}: {record['evidence']}"
 
 
 def prepare(job: Job, *, run_stage: RunStage, report: Reporter, workers: int) -> dict[str, Corpus]:
@@ -104,9 +158,11 @@ def prepare(job: Job, *, run_stage: RunStage, report: Reporter, workers: int) ->
             job.work, "prepare", PrepareTasks(tasks, specs, {s.name: s.store for s in job.sources})
         )
         _clear_faults(job)
-        with report.stage("prepare", total, _store_poll(job)):
+        with report.stage("prepare", total, _store_poll(job, todo)):
             run_stage(Prepare, job.work, workers)
         _raise_faults(job)
+        for folder in {s.store for s in job.sources}:
+            _remove_leftovers(folder, older_than=_LEFTOVER_SECONDS)
         finished = {s.name: finished_batches(s.store, s.splits) for s in job.sources}
     else:
         report.say("prepare  | everything is in the token store already")
@@ -118,9 +174,20 @@ def _prepare_total(todo: Sequence[Split]) -> Total:
     return Total(max(len(todo), -(-n_bytes // BLOCK_BYTES)), n_bytes, exact)
 
 
-def _store_poll(job: Job) -> Callable[[], Done]:
-    """Counts what this build's splits have in the store."""
-    keys = {split_key(x) for s in job.sources for x in s.splits}
+def _remove_leftovers(folder: str, *, older_than: float) -> None:
+    """Remove what killed workers left half written; only local folders ever hold such files."""
+    if not files.is_local(folder):
+        return
+    for name in files.list_names(folder):
+        path = files.filesystem(files.join(folder, name))[1]
+        with suppress(FileNotFoundError):  # a worker of another build may have finished it
+            if name.endswith(".tmp") and time.time() - os.stat(path).st_mtime >= older_than:
+                os.remove(path)
+
+
+def _store_poll(job: Job, todo: Sequence[Split]) -> Callable[[], Done]:
+    """Counts what the splits to be done have in the store."""
+    keys = {split_key(split) for split in todo}
     folders = sorted({s.store for s in job.sources})
     seen: dict[str, tuple[int, int]] = {}
 
@@ -146,8 +213,7 @@ def _batch_size(path: str) -> tuple[int, int]:
 def _clear_faults(job: Job) -> None:
     folder = files.join(job.work, "faults")
     for name in files.list_names(folder):
-        fs, path = files.filesystem(files.join(folder, name))
-        fs.rm(path)
+        files.remove(files.join(folder, name))
 
 
 def _raise_faults(job: Job) -> None:
@@ -197,6 +263,7 @@ def write(
     job: Job,
     corpora: dict[str, Corpus],
     *,
+    token_type: str,
     run_stage: RunStage,
     report: Reporter,
     workers: int,
@@ -204,7 +271,6 @@ def write(
     """Write the shards; returns how many there are."""
     mixture = job.mixture
     n_sequences = len(files.read_table(order_path(job.work)))
-    token_type = next(iter(corpora.values())).token_type
     batches = [path for corpus in corpora.values() for path in corpus.batches]
     per_shard = mixture.sequences_per_shard
     tasks = WriteTasks(job.output, n_sequences, per_shard, mixture.seq_len, token_type, batches)
@@ -222,6 +288,7 @@ def write(
 
     with report.stage("write", Total(n_shards, n_bytes, exact=True), poll):
         run_stage(Write, job.work, min(workers, 1 + n_bytes // (4 * _BYTES_PER_WORKER)))
+    _remove_leftovers(job.output, older_than=0)
     return n_shards
 
 

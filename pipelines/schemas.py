@@ -2,8 +2,10 @@
 
 import ast
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -42,7 +44,16 @@ SCHEMAS: Mapping[str, Schema] = {
     "long_data": Schema(origin=("meta.source", "metadata.source"), prompt="prompt"),
     "oig": Schema(origin=("metadata.source", "meta.source")),
     "pile": Schema(origin=("meta.pile_set_name",)),
-    "c4": Schema(origin=("url", "id", "metadata.warc_headers.warc-target-uri")),
+    # OSCAR's releases keep the address in three places.
+    "c4": Schema(
+        origin=(
+            "url",
+            "meta.warc_headers.warc-target-uri",
+            "warc_headers.warc-target-uri",
+            "metadata.warc_headers.warc-target-uri",
+            "id",
+        )
+    ),
 }
 
 
@@ -79,7 +90,10 @@ class _BadRecordError(Exception):
 
 
 def _decoder(schema: Schema) -> Callable[[bytes], Mapping[str, Any]]:
-    """JSON bytes → the few fields that are needed; others are checked but not built."""
+    """JSON bytes → the few fields that are needed.
+
+    Others must be JSON, but are not built: a byte in one of them that is no UTF-8 costs nothing.
+    """
     paths = [schema.text, *schema.origin, *([schema.prompt] if schema.prompt else [])]
     names = sorted({path.split(".")[0] for path in paths})
     record_type = msgspec.defstruct(
@@ -91,16 +105,14 @@ def _decoder(schema: Schema) -> Callable[[bytes], Mapping[str, Any]]:
     def decode(line: bytes) -> Mapping[str, Any]:
         try:
             return dict(zip(names, msgspec.structs.astuple(decoder.decode(line)), strict=True))
-        except msgspec.ValidationError as error:
-            raise _BadRecordError("not_an_object", str(error)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return _decode_leniently(line)
 
     return decode
 
 
 def _decode_leniently(line: bytes) -> Mapping[str, Any]:
-    """What Python's own writer makes and strict parsers refuse (NaN, lone surrogates)."""
+    """What Python's own writer makes and strict parsers refuse (NaN, lone surrogates, 1e999)."""
     try:
         value = json.loads(line.decode())
     except UnicodeDecodeError as error:
@@ -122,14 +134,17 @@ def _at(value: Any, path: str) -> Any:
     return value
 
 
+@lru_cache(maxsize=1)  # a schema may look for several fields in the same string
 def _mapping_in(text: str | bytes) -> Any:
     """A mapping written as a string, as JSON or as Python prints it (RedPajama's hub copy)."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
-            return ast.literal_eval(text.decode() if isinstance(text, bytes) else text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # odd escapes in the string
+                return ast.literal_eval(text.decode() if isinstance(text, bytes) else text)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return None
 
 

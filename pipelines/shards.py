@@ -7,7 +7,8 @@ A data set is a folder of shards and `manifest.json`. A shard is `NNNNN.tok`, se
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ META_SCHEMA = pa.schema(
         ("no_loss", pa.list_(SPAN)),
     ]
 )
-MANIFEST = "manifest.json"
+MANIFEST, DOCUMENTS, DROPPED = "manifest.json", "documents.arrow", "dropped.jsonl.zst"
+FORMAT_VERSION = 1
 
 
 def shard_name(number: int) -> str:
@@ -74,13 +76,12 @@ class ShardedDataset:
     """
 
     def __init__(self, folder: str | Path) -> None:
+        if "://" in str(folder):
+            raise ValueError(
+                f"{folder}: data sets are read from a local disk; copy it to one first"
+            )
         self.folder = Path(folder)
-        path = self.folder / MANIFEST
-        if not path.exists():
-            raise ValueError(f"{folder}: no finished data set ({MANIFEST} is missing)")
-        self.manifest: dict[str, Any] = json.loads(path.read_text())
-        if self.manifest.get("format_version") != 1:
-            raise ValueError(f"{path}: format_version is not 1; this reader knows only 1")
+        self.manifest = _read_manifest(self.folder / MANIFEST)
         self.seq_len: int = self.manifest["seq_len"]
         self.sources: list[str] = [s["name"] for s in self.manifest["sources"]]
         self.dtype = np.dtype(self.manifest["token_type"]).newbyteorder("<")
@@ -93,8 +94,14 @@ class ShardedDataset:
 
     def tokens(self, shard: int) -> npt.NDArray[Any]:
         """[sequences, seq_len] of a shard, memory-mapped."""
-        path = self.folder / f"{shard_name(shard)}.tok"
-        return np.memmap(path, self.dtype, "r", shape=(self._counts[shard], self.seq_len))
+        path, shape = self.folder / f"{shard_name(shard)}.tok", (self._counts[shard], self.seq_len)
+        if fault := self._wrong_size(path, shape):
+            raise ValueError(fault)
+        return np.memmap(path, self.dtype, "r", shape=shape)
+
+    def _wrong_size(self, path: Path, shape: tuple[int, int]) -> str:
+        size, expected = path.stat().st_size, shape[0] * shape[1] * self.dtype.itemsize
+        return "" if size == expected else f"{path.name}: {size:,} bytes, not {expected:,}"
 
     def meta(self, shard: int) -> pa.Table:
         """The shard's rows of `META_SCHEMA`, memory-mapped."""
@@ -126,27 +133,54 @@ class ShardedDataset:
         )
 
     def verify(self) -> Iterator[str]:
-        """What is wrong with the files; nothing if all digests and counts hold."""
-        for number, shard in enumerate(self.manifest["shards"]):
-            for ending in ("tok", "meta.arrow"):
-                path = self.folder / f"{shard_name(number)}.{ending}"
-                if not path.exists():
-                    yield f"{path.name}: missing"
-                elif file_sha256(path) != shard[f"sha256_{ending.split('.')[0]}"]:
-                    yield f"{path.name}: its sha256 is not the one in the manifest"
-                    yield from self._damaged_rows(number, shard) if ending == "tok" else ()
+        """What is wrong with the files; nothing if every digest and size holds."""
+        if manifest_checksum((self.folder / MANIFEST).read_bytes()) != self.manifest["checksum"]:
+            yield f"{MANIFEST}: changed since the build: its checksum does not hold"
         if dataset_id(self.manifest) != self.manifest["dataset_id"]:
-            yield f"{MANIFEST}: dataset_id does not match its content"
+            yield f"{MANIFEST}: dataset_id is not that of the shards it lists"
+        for number, shard in enumerate(self.manifest["shards"]):
+            meta = list(self._file_faults(f"{shard_name(number)}.meta.arrow", shard["sha256_meta"]))
+            tokens = list(self._file_faults(f"{shard_name(number)}.tok", shard["sha256_tok"]))
+            yield from [*meta, *tokens]
+            yield from self._damaged_rows(number, compare=bool(tokens) and not meta)
+        for name, digest in self.manifest["files"].items():
+            yield from self._file_faults(name, digest)
 
-    def _damaged_rows(self, number: int, shard: dict[str, Any]) -> Iterator[str]:
-        path = self.folder / f"{shard_name(number)}.tok"
-        expected = shard["sequences"] * self.seq_len * self.dtype.itemsize
-        if path.stat().st_size != expected:
-            yield f"{path.name}: {path.stat().st_size} bytes, not {expected}"
+    def _file_faults(self, name: str, digest: str) -> Iterator[str]:
+        path = self.folder / name
+        if not path.exists():
+            yield f"{name}: missing"
+        elif file_sha256(path) != digest:
+            yield f"{name}: its sha256 is not the one in the manifest"
+
+    def _damaged_rows(self, number: int, *, compare: bool) -> Iterator[str]:
+        """A wrong size, or else where `compare` asks for it the sequences that are damaged."""
+        name = f"{shard_name(number)}.tok"
+        if not (self.folder / name).exists():
+            return
+        if fault := self._wrong_size(self.folder / name, (self._counts[number], self.seq_len)):
+            yield fault
+            return
+        if not compare:
             return
         wrong = hash_rows(self.tokens(number)) != self.meta(number)["xxh3"].to_numpy()
+        first = int(self._ends[number]) - self._counts[number]
         for row in np.flatnonzero(wrong).tolist():
-            yield f"{path.name}: sequence {row} of the shard is damaged"
+            yield f"{name}: sequence {first + row} (row {row} of the shard) is damaged"
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ValueError(f"{path.parent}: no finished data set ({MANIFEST} is missing)")
+    try:
+        manifest = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: format_version is not {FORMAT_VERSION}, the only one that this reader knows"
+        )
+    return manifest
 
 
 def file_sha256(path: Path) -> str:
@@ -155,14 +189,26 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def dataset_id(manifest: dict[str, Any]) -> str:
-    """sha256 over what the data set is: its recipe, vocabulary and every byte of its shards.
+def dataset_id(manifest: Mapping[str, Any]) -> str:
+    """sha256 over what is trained on: vocabulary, names of the sources, every byte of the shards.
 
-    Versions of libraries and paths of inputs are left out: they may differ between machines that
-    build the same bytes.
+    Where the inputs and the tokenizer lay and which versions of libraries were used is left out:
+    machines that build the same bytes give the same id.
     """
-    parts = {
-        key: manifest[key]
-        for key in ("format_version", "recipe", "seq_len", "token_type", "tokenizer", "shards")
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    keys = ("format_version", "seq_len", "token_type", "pad_id", "tokenizer", "shards")
+    parts = {key: manifest[key] for key in keys}
+    parts["sources"] = [source["name"] for source in manifest["sources"]]
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def encode_manifest(manifest: Mapping[str, Any]) -> bytes:
+    """The manifest as a file, with a line that holds the checksum of all the others."""
+    layout = json.dumps({**manifest, "checksum": ""}, indent=1, sort_keys=True) + "\n"
+    checksum = manifest_checksum(layout.encode())
+    return layout.replace('"checksum": ""', f'"checksum": "{checksum}"', 1).encode()
+
+
+def manifest_checksum(content: bytes) -> str:
+    """sha256 of a manifest's file without the line that holds the checksum."""
+    return hashlib.sha256(re.sub(rb'(?m)^ "checksum": .*\n', b"", content, count=1)).hexdigest()

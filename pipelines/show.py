@@ -1,49 +1,65 @@
 """Look inside a finished data set.
 
-python -m pipelines.show data/phase1                      what it holds
-python -m pipelines.show data/phase1 --sequence 42        one sequence, decoded
-python -m pipelines.show data/phase1 --document UID       where a document went
-python -m pipelines.show data/phase1 --verify             check every digest
+    python -m pipelines.show data/phase1                      what it holds
+    python -m pipelines.show data/phase1 --sequence 42        one sequence, decoded
+    python -m pipelines.show data/phase1 --document UID       where a document went
+    python -m pipelines.show data/phase1 --verify             check every digest
 """
 
 import argparse
+import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.audit import SourceAudit
 from pipelines.errors import UserError
-from pipelines.report import table
-from pipelines.shards import ShardedDataset, shard_name
+from pipelines.report import audit_table, dropped_table, size
+from pipelines.shards import DOCUMENTS, DROPPED, ShardedDataset, shard_name
 from pipelines.tokenizer import TokenizerFile, reference
 
 _compute = cast(Any, pc)  # made at import time, which type checkers cannot see
 _UID_DIGITS = 32
+_MOST_DOCUMENTS = 50
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status (1 where --verify finds damage)."""
-    parser = argparse.ArgumentParser(
+    args = parser().parse_args(argv)
+    try:
+        status = _run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyError, TypeError) as error:
+        print(f"error: {args.folder}: not as docs/formats.md has it: {error!r}", file=sys.stderr)
+        return 2
+    except (UserError, OSError, ValueError, IndexError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    command = argparse.ArgumentParser(
         prog="python -m pipelines.show",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", metavar="DIR", help="a finished data set")
-    what = parser.add_mutually_exclusive_group()
+    command.add_argument("folder", metavar="DIR", help="a finished data set on a local disk")
+    what = command.add_mutually_exclusive_group()
     what.add_argument("--sequence", type=int, metavar="N", help="decode sequence N, from 0")
     what.add_argument("--document", metavar="UID", help="32 hexadecimal digits, or their beginning")
     what.add_argument("--verify", action="store_true", help="check every digest")
-    parser.add_argument("--full", action="store_true", help="with --sequence: whole segments")
-    args = parser.parse_args(argv)
-    try:
-        return _run(args)
-    except (UserError, ValueError, IndexError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        return 0
+    command.add_argument("--full", action="store_true", help="with --sequence: the whole text")
+    return command
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -52,7 +68,7 @@ def _run(args: argparse.Namespace) -> int:
         return _verify(dataset)
     if args.sequence is not None:
         lines = sequence_lines(dataset, args.sequence, full=args.full)
-    elif args.document:
+    elif args.document is not None:
         lines = document_lines(dataset, args.document)
     else:
         lines = summary_lines(dataset)
@@ -62,60 +78,48 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _verify(dataset: ShardedDataset) -> int:
-    faults = list(dataset.verify())
-    for fault in faults:
-        print(fault)
-    if not faults:
-        print(
-            f"{len(dataset.manifest['shards'])} shards, {len(dataset):,} sequences: all digests hold"
-        )
-    return 1 if faults else 0
+    sound = True
+    for fault in dataset.verify():
+        print(fault, flush=True)
+        sound = False
+    if sound:
+        shards = _count(len(dataset.manifest["shards"]), "shard")
+        print(f"{shards}, {_count(len(dataset), 'sequence')}: every digest holds")
+    return int(not sound)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def summary_lines(dataset: ShardedDataset) -> Iterator[str]:
     """What the data set holds and how it came about."""
-    manifest, totals = dataset.manifest, dataset.manifest["totals"]
+    manifest = dataset.manifest
+    totals, order, tokenizer = (manifest[key] for key in ("totals", "order", "tokenizer"))
+    places = len(dataset) * dataset.seq_len
     yield f"{manifest['name']}  {manifest['dataset_id']}"
     yield (
-        f"{totals['tokens']:,} tokens in {len(dataset):,} sequences of {dataset.seq_len:,}, "
-        f"{totals['padding']:,} padding, {totals['segments']:,} segments, "
-        f"{len(manifest['shards'])} shards"
+        f"{totals['tokens']:,} tokens ({totals['loss_tokens']:,} with loss) in {len(dataset):,} "
+        f"sequences of {dataset.seq_len:,}; {totals['segments']:,} segments, "
+        f"{totals['padding'] / max(1, places):.3%} padding; "
+        f"{_count(len(manifest['shards']), 'shard')}, {size(places * dataset.dtype.itemsize)}"
     )
-    order = manifest["order"]
     yield (
-        f"shares: every prefix within {order['max_deviation_tokens']:,.0f} tokens of the mixture; "
-        f"ranks' attention work within {order['rank_imbalance_mean'] - 1:.1%} on average"
+        f"{tokenizer['file']}: {tokenizer['vocab_size']:,} ids as {manifest['token_type']}, "
+        f"BOS {tokenizer['bos_id']}, EOS {tokenizer['eos_id']}"
     )
-    yield ""
-    rows = [
-        (
-            s["name"], f"{s['documents_kept']:,}", f"{s['documents_used']:,}",
-            f"{s['tokens_available']:,}", f"{s['tokens_placed']:,}", f"{s['sequences']:,}",
-            f"{s['padding'] / max(1, s['sequences'] * dataset.seq_len):.3%}",
-            f"{s['share_asked']:.4%}", f"{s['share_got']:.4%}",
-        )
-        for s in manifest["sources"]
-    ]  # fmt: skip
-    header = (
-        "source",
-        "documents",
-        "used",
-        "tokens",
-        "placed",
-        "sequences",
-        "padding",
-        "asked",
-        "got",
+    yield (
+        f"every beginning of the data set keeps the shares to within "
+        f"{order['max_deviation_tokens']:,.0f} tokens; of {order['global_batch']:,} ranks, the "
+        f"busiest does {order['rank_imbalance_mean'] - 1:.1%} more attention work than the mean"
     )
-    yield table(header, rows)
-    reasons = [
-        (s["name"], reason, f"{n:,}")
+    accounts = [
+        SourceAudit(**{k: v for k, v in s.items() if k != "tokens_left_over"})
         for s in manifest["sources"]
-        for reason, n in s["documents_dropped"].items()
     ]
-    if reasons:
-        yield ""
-        yield table(("source", "dropped because", "documents"), reasons)
+    yield f"\n{audit_table(accounts, seq_len=dataset.seq_len)}"
+    if dropped := dropped_table(accounts):
+        yield f"\n{dropped}"
 
 
 def sequence_lines(dataset: ShardedDataset, position: int, *, full: bool) -> Iterator[str]:
@@ -123,89 +127,106 @@ def sequence_lines(dataset: ShardedDataset, position: int, *, full: bool) -> Ite
     sequence = dataset.sequence(position)
     shard, row = dataset.locate(position)
     decode = reference(_tokenizer(dataset)).decode
+    n_loss = sequence.n_real - sum(end - start for start, end in sequence.no_loss)
     yield (
-        f"sequence {position} (shard {shard_name(shard)}, row {row}): {sequence.source}, "
-        f"pass {sequence.pass_ + 1}, {sequence.n_real:,} tokens, "
+        f"sequence {position:,} (row {row:,} of {shard_name(shard)}.tok): {sequence.source}, pass "
+        f"{sequence.pass_ + 1}, {_count(len(sequence.segments), 'segment')}, "
+        f"{sequence.n_real:,} tokens ({n_loss:,} with loss), "
         f"{dataset.seq_len - sequence.n_real:,} padding"
     )
-    lineage = dict(_documents(dataset, [s["document"] for s in sequence.segments]))
+    source = dataset.sources.index(sequence.source)
+    uids = {segment["document"] for segment in sequence.segments}
+    lineage = {d["uid"]: d for d in _documents(dataset, uids) if d["source"] == source}
     for segment in sequence.segments:
-        start, length = segment["start"], segment["length"]
-        yield ""
-        yield _segment_title(segment, lineage.get(segment["document"]))
-        text = decode(sequence.tokens[start : start + length].tolist())
-        if not full and len(text) > 200:
-            text = f"{text[:120]!r} … {text[-60:]!r}"
-        yield f"  {text}"
+        start, end = segment["start"], segment["start"] + segment["length"]
+        text = decode(sequence.tokens[start:end].tolist())
+        yield f"\n{_segment_title(segment, lineage.get(segment['document']))}"
+        yield text if full else f"  {_snippet(text)}"
     for start, end in sequence.no_loss:
         yield f"no loss on [{start:,}, {end:,})"
 
 
+def _snippet(text: str) -> str:
+    """The beginning and the end, on one line."""
+    return repr(text) if len(text) <= 200 else f"{text[:120]!r} … {text[-60:]!r}"
+
+
 def _segment_title(segment: dict[str, Any], document: dict[str, Any] | None) -> str:
-    start, length, offset = segment["start"], segment["length"], segment["offset"]
-    uid = segment["document"].hex()
-    span = f"tokens {offset:,}–{offset + length:,}"
+    start, length = segment["start"], segment["length"]
     cuts = [name for name in ("head_cut", "tail_cut") if segment[name]]
-    title = f"[{start:,}, {start + length:,})  {uid}  {span}"
+    title = f"[{start:,}, {start + length:,})  {segment['document'].hex()}  tokens {_span(segment)}"
     if document:
-        title += f" of {document['n_tokens']:,}  {document['file']}:{document['line']}"
-        title += f"  {document['origin']}" if document["origin"] else ""
+        title += f" of {document['n_tokens']:,}  {_place(document)}"
     return title + (f"  ({', '.join(cuts)})" if cuts else "")
+
+
+def _span(segment: dict[str, Any]) -> str:
+    """Which tokens of its document a segment holds."""
+    return f"[{segment['offset']:,}, {segment['offset'] + segment['length']:,})"
+
+
+def _place(document: dict[str, Any]) -> str:
+    return f"{document['file']}:{document['line']}  {document['origin']}".rstrip()
 
 
 def document_lines(dataset: ShardedDataset, prefix: str) -> Iterator[str]:
     """Where a document came from and every place it went to.
 
     Raises:
-        UserError: no document has an id that begins like this.
+        UserError: no document has an id that begins like this, or too many have.
     """
     prefix = prefix.lower()
-    if len(prefix) > _UID_DIGITS or set(prefix) - set("0123456789abcdef"):
-        raise UserError(f"--document {prefix}: an id is {_UID_DIGITS} hexadecimal digits")
-    table_ = _lineage(dataset)
-    uids = [uid for uid in table_["uid"].to_pylist() if uid.hex().startswith(prefix)]
+    if not re.fullmatch(f"[0-9a-f]{{1,{_UID_DIGITS}}}", prefix):
+        raise UserError(
+            f"--document {prefix}: an id is {_UID_DIGITS} hexadecimal digits, or their beginning"
+        )
+    uids = _lineage(dataset)["uid"].cast(pa.binary())
+    whole_bytes = bytes.fromhex(prefix[: len(prefix) // 2 * 2])
+    near = uids.filter(_compute.starts_with(uids, whole_bytes)).to_pylist()
+    uids = {uid for uid in near if uid.hex().startswith(prefix)}
     if not uids:
-        raise UserError(f"--document {prefix}: no kept document has this id; dropped ones are in "
-                        "dropped.jsonl.zst")  # fmt: skip
-    for uid, document in _documents(dataset, uids):
-        yield f"{uid.hex()}  {document['file']}:{document['line']}  {document['origin']}"
-        yield f"  {document['n_tokens']:,} tokens, source {dataset.sources[document['source']]}"
-        places = list(_places(dataset, uid))
-        yield from places or ["  in no sequence: the last pass did not choose it"]
+        raise UserError(
+            f"--document {prefix}: no kept document has this id; {DROPPED} lists those dropped"
+        )
+    if len(uids) > _MOST_DOCUMENTS:
+        raise UserError(f"--document {prefix}: {len(uids):,} ids begin so; give more digits")
+    found = sorted(_documents(dataset, uids), key=lambda d: (d["uid"], d["source"]))
+    for (uid, source), documents in groupby(found, lambda d: (d["uid"], d["source"])):
+        for d in documents:
+            yield f"{uid.hex()}  {d['n_tokens']:,} tokens of {dataset.sources[source]}, {_place(d)}"
+        places = list(_places(dataset, uid, source))
+        yield from places or ["  in no sequence: no pass chose it"]
 
 
-def _places(dataset: ShardedDataset, uid: bytes) -> Iterator[str]:
-    position = 0
+def _places(dataset: ShardedDataset, uid: bytes, source: int) -> Iterator[str]:
+    first = 0
     for shard in range(len(dataset.manifest["shards"])):
         meta = dataset.meta(shard)
-        flat = _compute.list_flatten(meta["segments"])
-        parents = _compute.list_parent_indices(meta["segments"])
-        hits = _compute.equal(
-            _compute.struct_field(flat, "document"), pa.scalar(uid, pa.binary(16))
+        rows = _compute.list_parent_indices(meta["segments"])
+        segments = _compute.list_flatten(meta["segments"])
+        documents = _compute.struct_field(segments, "document")
+        hits = _compute.and_(
+            _compute.equal(documents, pa.scalar(uid, pa.binary(16))),
+            _compute.equal(meta["source"].take(rows), source),
         )
-        rows = parents.filter(hits).to_pylist()
-        for row, segment in zip(rows, flat.filter(hits).to_pylist(), strict=True):
-            begin = segment["offset"]
+        found = zip(rows.filter(hits).to_pylist(), segments.filter(hits).to_pylist(), strict=True)
+        for row, segment in found:
+            start = segment["start"]
             yield (
-                f"  sequence {position + row}, positions [{segment['start']:,}, "
-                f"{segment['start'] + segment['length']:,}): tokens {begin:,}–"
-                f"{begin + segment['length']:,}"
+                f"  sequence {first + row:,}, pass {meta['pass'][row].as_py() + 1}, "
+                f"positions [{start:,}, {start + segment['length']:,}): tokens {_span(segment)}"
             )
-        position += len(meta)
+        first += len(meta)
+
+
+def _documents(dataset: ShardedDataset, uids: set[bytes]) -> list[dict[str, Any]]:
+    lineage = _lineage(dataset)
+    wanted = _compute.is_in(lineage["uid"], value_set=pa.array(sorted(uids), pa.binary(16)))
+    return lineage.filter(wanted).to_pylist()
 
 
 def _lineage(dataset: ShardedDataset) -> pa.Table:
-    path = dataset.folder / "documents.arrow"
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
-def _documents(
-    dataset: ShardedDataset, uids: list[bytes]
-) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    lineage = _lineage(dataset)
-    wanted = _compute.is_in(lineage["uid"], value_set=pa.array(list(set(uids)), pa.binary(16)))
-    for document in lineage.filter(wanted).to_pylist():
-        yield document["uid"], document
+    return pa.ipc.open_file(pa.memory_map(str(dataset.folder / DOCUMENTS))).read_all()
 
 
 def _tokenizer(dataset: ShardedDataset) -> TokenizerFile:

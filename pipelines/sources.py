@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import pyarrow.parquet as pq
@@ -52,7 +52,7 @@ def list_files(patterns: Sequence[str], *, root: str | None, any_ending: bool) -
     Raises:
         UserError: a pattern names nothing that can be read.
     """
-    found: dict[str, InputFile] = {}
+    found: dict[str, InputFile] = {}  # by what the path really leads to
     for pattern in patterns:
         path = pattern if root is None or "://" in pattern else files.join(root, pattern)
         listed = _list_local(path) if files.is_local(path) else _list_remote(path)
@@ -62,7 +62,9 @@ def list_files(patterns: Sequence[str], *, root: str | None, any_ending: bool) -
             raise UserError(f"{path}: no file to read{ignored}; {_way_out(root)}")
         for file_path, size, identity in usable:
             name = file_path.removeprefix(root.rstrip("/") + "/") if root else file_path
-            found[file_path] = InputFile(file_path, name, size, identity)
+            place = os.path.realpath(file_path) if files.is_local(file_path) else file_path
+            if place not in found or name < found[place].name:
+                found[place] = InputFile(file_path, name, size, identity)
     return sorted(found.values(), key=lambda file: file.name)
 
 
@@ -74,14 +76,28 @@ def _way_out(root: str | None) -> str:
 def _list_local(pattern: str) -> list[tuple[str, int, str]]:
     path = pattern.removeprefix("file://")
     if os.path.isdir(path):
-        names = [os.path.join(d, f) for d, _, fs in os.walk(path, followlinks=True) for f in fs]
+        names = list(_walk(path))
     elif os.path.exists(path):
         names = [path]
     else:
         names = [n for n in glob.glob(path, recursive=True) if os.path.isfile(n)]
     if unreadable := [name for name in names if not os.access(name, os.R_OK)]:
-        raise UserError(f"{unreadable[0]}: no permission to read it ({len(unreadable)} such files)")
-    return [(name, os.stat(name).st_size, files.identity(name)) for name in names]
+        why = "no permission to read it" if os.path.exists(unreadable[0]) else "a link to nothing"
+        raise UserError(f"{unreadable[0]}: {why} ({len(unreadable)} such files)")
+    try:
+        return [(name, os.stat(name).st_size, files.identity(name)) for name in names]
+    except OSError as error:
+        raise UserError(f"{pattern}: changed while it was listed: {error}") from error
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """All files below a folder; one that cannot be listed stops the build."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot list it: {error.strerror}") from error
+
+    for parent, _, names in os.walk(folder, followlinks=True, onerror=refuse):
+        yield from (os.path.join(parent, name) for name in names)
 
 
 def _list_remote(pattern: str) -> list[tuple[str, int, str]]:
@@ -93,7 +109,7 @@ def _list_remote(pattern: str) -> list[tuple[str, int, str]]:
         return [
             (url, int(fs.size(n)), files.identity(url)) for n, url in zip(names, urls, strict=True)
         ]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # TypeError: a size that is not known
         raise UserError(f"{pattern}: cannot list it: {error}") from error
 
 
@@ -101,14 +117,14 @@ def list_source(name: str, source: Source, *, data_root: str | None) -> list[Inp
     """The input files of one source.
 
     Raises:
-        UserError: see `list_files`; or a remote path without `local` under --data-root.
+        UserError: see `list_files`; the message names the source.
     """
     local = data_root is not None and source.local is not None
     patterns = source.local if local and source.local else source.path
-    if hub.is_dataset(patterns[0]):
-        return [file for pattern in patterns for file in hub.list_shards(pattern)]
     root = data_root if local or all("://" not in p for p in patterns) else None
     try:
+        if hub.is_dataset(patterns[0]):
+            return [file for pattern in patterns for file in hub.list_shards(pattern)]
         return list_files(patterns, root=root, any_ending=source.format != "auto")
     except UserError as error:
         raise UserError(f"sources.{name}: {error}") from error
@@ -118,13 +134,15 @@ def plan_splits(name: str, source: Source, inputs: Iterable[InputFile]) -> list[
     """Cut input files into splits: byte ranges, row groups, whole files, or bundles of texts."""
     splits: list[Split] = []
     bundle: list[InputFile] = []
+    bundle_bytes = 0
     for file in inputs:
         kind = _kind(file, source)
         if kind == "text":
             bundle.append(file)
-            if sum(f.size for f in bundle) >= BLOCK_BYTES:
+            bundle_bytes += file.size
+            if bundle_bytes >= BLOCK_BYTES:
                 splits.append(Split(name, kind, tuple(bundle)))
-                bundle = []
+                bundle, bundle_bytes = [], 0
         else:
             splits += _split_file(Split(name, kind, (file,)))
     return splits + ([Split(name, "text", tuple(bundle))] if bundle else [])

@@ -8,7 +8,8 @@ wiring is in `transforms.py`.
 import errno
 import pickle
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 from pipelines import files
 from pipelines.errors import UserError
 from pipelines.gather import describe_rows, fill_rows, shard_segments, write_shard
+from pipelines.job import program_digest
 from pipelines.mixture import Mixture
 from pipelines.prepare import Preparer, PrepareSpec
 from pipelines.readers import InputFault, read_blocks
@@ -42,14 +44,18 @@ class Stage(Protocol):
         ...
 
 
-def out_of_space(error: OSError, path: str) -> UserError | None:
+@contextmanager
+def explain_full_disk(path: str) -> Generator[None]:
     """A full disk is the user's to mend; other errors of the system are not explained here."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
             f"{path}: no space left on the device; what is finished is kept: make room and run the "
             "same command again"
-        )
-    return None
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,19 @@ class PrepareTasks:
 
 def save_tasks(work: str, name: str, tasks: Any) -> None:
     """Keep what a stage needs where its workers find it."""
-    files.write_bytes(files.join(work, f"{name}.pickle"), pickle.dumps(tasks))
+    content = program_digest().encode() + pickle.dumps(tasks)
+    files.write_bytes(files.join(work, f"{name}.pickle"), content)
 
 
 def _load_tasks(work: str, name: str) -> Any:
-    return pickle.loads(files.read_bytes(files.join(work, f"{name}.pickle")))
+    program = program_digest().encode()
+    content = files.read_bytes(files.join(work, f"{name}.pickle"))
+    if not content.startswith(program):
+        raise UserError(
+            "a worker runs another version of this program than the command that started it; "
+            "install the same one on the workers"
+        )
+    return pickle.loads(content[len(program) :])
 
 
 class Prepare:
@@ -91,12 +105,11 @@ class Prepare:
         """Prepare one split; a file that cannot be trusted leaves a fault for the driver."""
         split = self._tasks.splits[task]
         try:
-            self._prepare(split)
+            with explain_full_disk(self._tasks.stores[split.source]):
+                self._prepare(split)
         except InputFault as fault:
             path = files.join(self._work, "faults", uuid.uuid4().hex)
             files.write_json(path, {"place": split.place(), "fault": str(fault)})
-        except OSError as error:
-            raise out_of_space(error, self._tasks.stores[split.source]) or error from error
 
     def _prepare(self, split: Split) -> None:
         folder = self._tasks.stores[split.source]
@@ -162,10 +175,8 @@ class Pack:
         mixture = self._tasks.mixture
         source = mixture.sources[self._tasks.groups[task]]
         layout = lay_out(documents, source, seq_len=mixture.seq_len)
-        try:
+        with explain_full_disk(self._work):
             files.write_table(layout_path(self._work, task), layout)
-        except OSError as error:
-            raise out_of_space(error, self._work) or error from error
 
 
 @dataclass(frozen=True)
@@ -217,10 +228,8 @@ class Write:
             reader=self._reader,
             token_type=tasks.token_type,
         )
-        try:
+        with explain_full_disk(tasks.output):
             write_shard(path, rows, describe_rows(segments, order, rows))
-        except OSError as error:
-            raise out_of_space(error, tasks.output) or error from error
 
     def _layout(self, group: int) -> pa.Table:
         return files.read_table(layout_path(self._work, group))

@@ -2,7 +2,8 @@
 
 A GPU machine that reads shards needs no hashing package this way. The algorithm is the long-input
 branch of XXH3 (Yann Collet, xxHash specification 0.2.0, "XXH3 algorithm for long inputs"); it
-holds for messages of more than 240 bytes, and sequences are never shorter.
+holds for messages of more than 240 bytes: sequences of at least 121 tokens. Shorter ones, which
+only tests make, need `xxhash`.
 """
 
 from typing import Any, cast
@@ -59,7 +60,10 @@ def xxh3_64(messages: npt.NDArray[Any]) -> UInt64:
     data = np.ascontiguousarray(messages).view(np.uint8)
     n, size = data.shape
     if size < SHORTEST:
-        raise ValueError(f"rows of {size} bytes; XXH3 over rows needs at least {SHORTEST}")
+        raise ValueError(
+            f"sequences of {size} bytes: without the package `xxhash` only those of at least "
+            f"{SHORTEST} can be hashed; install it"
+        )
     per_part = max(1, _PART_BYTES // size)
     parts = [_lanes(data[i : i + per_part]) for i in range(0, n, per_part)]
     return np.array([_merge(lane, size) for part in parts for lane in part.tolist()], np.uint64)

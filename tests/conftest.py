@@ -121,7 +121,7 @@ class Builder:
             "sources": sources,
         } | values
         path = self.folder / "mixture.yaml"
-        path.write_text(yaml.safe_dump(recipe))
+        path.write_text(yaml.safe_dump(recipe, sort_keys=False))
         return path
 
     def build(
