@@ -2,7 +2,7 @@
 
     python benchmarks/build.py CORPUS.jsonl.zst …                   by stage; runners
     python benchmarks/build.py CORPUS.jsonl.zst … --peers VENVS     datatrove and dolma beside it
-    python benchmarks/build.py --memory 4096                        peak memory, generated corpus
+    python benchmarks/build.py CORPUS.jsonl.zst … --scale 4096      a generated corpus of 4 GB
 
 Every candidate is a process of its own. All of them run in turn, in `--rounds` rounds; what is
 printed is the median, and the ratio of medians. MB are UTF-8 bytes of the documents' text / 1e6;
@@ -16,17 +16,20 @@ an account, where the peers write token files.
 import argparse
 import json
 import os
+import random
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 TOKENIZER = "package://mistral_common/data/tokenizer.model.v1"
@@ -92,7 +95,7 @@ def run_loop(mixture_path: str, output: str) -> int:
     from pipelines.stages import Stage
     from pipelines.tokenizer import fetch_tokenizer, load_tokenizer
 
-    def loop(stage: type[Stage], work: str, workers: int) -> None:
+    def loop(stage: type[Stage], work: str, _: int) -> None:
         start = time.process_time()
         worker = stage(work)
         for task in stage.tasks(work):
@@ -158,9 +161,7 @@ def _lap(seconds: dict[str, float], name: str, since: float) -> float:
     return now
 
 
-def interleaved(
-    candidates: dict[str, Callable[[int], Run]], rounds: int
-) -> dict[str, list[Run]]:
+def interleaved(candidates: dict[str, Callable[[int], Run]], rounds: int) -> dict[str, list[Run]]:
     """Every candidate once a round, the order turned by one each round."""
     names = list(candidates)
     results: dict[str, list[Run]] = {name: [] for name in names}
@@ -225,7 +226,12 @@ def _peers(
         def run(_: int) -> Run:
             output = Path(tempfile.mkdtemp(dir=folder, prefix=tool)) / "out"
             result = run_peer(
-                tool, venvs=venvs, tokenizer=tokenizer, inputs=list(inputs), output=output, workers=1
+                tool,
+                venvs=venvs,
+                tokenizer=tokenizer,
+                inputs=list(inputs),
+                output=output,
+                workers=1,
             )
             return Run(result.cpu_s, result.wall_s, result.peak_mb)
 
@@ -261,71 +267,68 @@ def _print_table(results: dict[str, list[Run]], megabytes: float) -> None:
         )
 
 
-def memory(megabytes: int, inputs: Sequence[Path], workers: int) -> None:
-    """Peak memory on a generated corpus: half plain, a quarter in one zstd file, a quarter parquet."""
-    import pyarrow.parquet as pq
-
+def scale(megabytes: int, inputs: Sequence[Path], rounds: int) -> None:
+    """What a corpus of any size costs: Beam against a loop, two workers against one, memory."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        words = [text.split(" ") for text in text_of(inputs)]
         paths = [folder / "plain.jsonl", folder / "one.jsonl.zst", folder / "rows.parquet"]
-        shares = (0.5, 0.25, 0.25)
-        for path, share in zip(paths, shares, strict=True):
-            documents = _generate(inputs, round(megabytes * 1e6 * share), seed=path.name)
-            if path.suffix == ".parquet":
-                schema = pa.schema([("text", pa.string())])
-                with pq.ParquetWriter(path, schema) as writer:
-                    batch: list[str] = []
-                    for text in documents:
-                        batch.append(text)
-                        if len(batch) == 200:
-                            writer.write_table(pa.table({"text": batch}, schema))
-                            batch = []
-                    writer.write_table(pa.table({"text": batch}, schema))
-            else:
-                with pa.output_stream(str(path)) as stream:
-                    for text in documents:
-                        stream.write(json.dumps({"text": text}).encode() + b"\n")
-            print(f"{path.name}: {path.stat().st_size / 1e6:.0f} MB", file=sys.stderr)
+        for path, share in zip(paths, (0.25, 0.6, 0.15), strict=True):
+            _write(path, _generate(words, round(megabytes * 1e6 * share), seed=path.name))
+            print(f"{path.name}: {path.stat().st_size / 1e6:.0f} MB on disk")
         mixture = write_mixture(folder / "m.yaml", paths, megabytes * 150_000)
-        run = measured(build_command(mixture, folder / "out", workers))
-        print(f"{megabytes} MB, {workers} workers: peak of the largest process {run.peak_mb:.0f} MB, "
-              f"CPU {run.cpu_s:.0f} s, wall {run.wall_s:.0f} s")  # fmt: skip
+        results = interleaved(_ours(folder, mixture, ""), rounds)
+        print(f"\n{megabytes} MB of text, medians of {rounds} rounds\n")
+        print("| | CPU s | MB per CPU s | wall s | peak MB |\n|---|---:|---:|---:|---:|")
+        for candidate, runs in results.items():
+            cpu, wall = (
+                statistics.median(getattr(r, f) for r in runs) for f in ("cpu_s", "wall_s")
+            )
+            peak = max(r.peak_mb for r in runs)
+            print(f"| {candidate} | {cpu:.0f} | {megabytes / cpu:.1f} | {wall:.0f} | {peak:.0f} |")
 
 
-def _generate(inputs: Sequence[Path], n_bytes: int, *, seed: str):
-    """Documents of real length whose words are shuffled, so that none occurs twice."""
-    import random
+def _write(path: Path, texts: Iterable[str]) -> None:
+    if path.suffix != ".parquet":
+        with pa.output_stream(str(path)) as stream:
+            for text in texts:
+                stream.write(json.dumps({"text": text}).encode() + b"\n")
+        return
+    schema = pa.schema([("text", pa.string())])
+    with pq.ParquetWriter(path, schema) as writer:
+        remaining = iter(texts)
+        while batch := list(islice(remaining, 200)):
+            writer.write_table(pa.table({"text": batch}, schema))
 
+
+def _generate(words: Sequence[Sequence[str]], n_bytes: int, *, seed: str) -> Iterator[str]:
+    """Pieces of the given texts, short ones and books, each beginning at another word."""
     rng = random.Random(seed)
-    sources = text_of(inputs) if inputs else [Path(json.__file__).read_text() * 40]
-    words = [text.split(" ") for text in sources]
     made = 0
     while made < n_bytes:
         source = rng.choice(words)
         start = rng.randrange(max(1, len(source) - 3000))
-        length = rng.choice([400, 2000, 8000, 60_000])
-        piece = source[start : start + length]
-        rng.shuffle(piece)
-        text = " ".join(piece)
+        text = " ".join(source[start : start + rng.choice([400, 2000, 8000, 60_000, 200_000])])
         made += len(text)
         yield text
 
 
 def main() -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("inputs", nargs="*", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", type=Path, help="folder made by `benchmarks/peers.py setup`")
-    parser.add_argument("--memory", type=int, metavar="MB")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--scale", type=int, metavar="MB", help="generate a corpus of this size")
     parser.add_argument("--loop", nargs=2, metavar=("MIXTURE", "OUTPUT"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if args.loop:
         return run_loop(*args.loop)
-    if args.memory:
-        memory(args.memory, args.inputs, args.workers)
+    if args.scale:
+        scale(args.scale, args.inputs, args.rounds)
     else:
         compare(args.inputs, args.rounds, args.peers)
     return 0

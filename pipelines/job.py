@@ -1,7 +1,7 @@
 """Everything a build needs to know before it reads a document: inputs, splits, specs, folders."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path

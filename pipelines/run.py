@@ -57,7 +57,7 @@ RunStage = Callable[[type[Stage], str, int], None]
 and benchmarks a plain loop."""
 
 # Starting a worker process costs seconds; below these sizes it costs more than it saves.
-_BYTES_PER_WORKER = 48 << 20
+_BYTES_PER_WORKER = 256 << 20
 _DOCUMENTS_PER_WORKER = 1 << 20
 _PLACES_SHOWN = 3
 _LEFTOVER_SECONDS = 3600.0
@@ -287,7 +287,7 @@ def write(
         return Done(done, round(n_bytes * share), round(mixture.tokens * share))
 
     with report.stage("write", Total(n_shards, n_bytes, exact=True), poll):
-        run_stage(Write, job.work, min(workers, 1 + n_bytes // (4 * _BYTES_PER_WORKER)))
+        run_stage(Write, job.work, min(workers, 1 + n_bytes // _BYTES_PER_WORKER))
     _remove_leftovers(job.output, older_than=0)
     return n_shards
 

@@ -10,8 +10,10 @@ KEY is a digest of the input split. `KEY.end` says how many batches the split ha
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from typing import Any
 
 import numpy as np
@@ -118,33 +120,51 @@ def finished_batches(folder: str, splits: Iterable[Split]) -> dict[str, int]:
 
 
 class TokenReader:
-    """Reads pieces of documents out of token files."""
+    """Reads pieces of documents out of token files.
+
+    Local files are read, not memory-mapped: mapped pages would count as the worker's memory.
+    """
+
+    _MOST_OPEN = 256  # far below the usual limit of open files
 
     def __init__(self, token_type: str) -> None:
         self._dtype = np.dtype(token_type).newbyteorder("<")
-        self._maps: dict[str, npt.NDArray[Any]] = {}
+        self._open: dict[str, FileIO] = {}
 
     def read(
         self, paths: Sequence[str], starts: Sequence[int], lengths: Sequence[int]
-    ) -> list[npt.NDArray[Any]]:
-        """Pieces `[start, start + length)`, in tokens, of token files.
+    ) -> Iterator[npt.NDArray[Any]]:
+        """Pieces `[start, start + length)`, in tokens, of token files, one after the other.
 
-        Local files are memory-mapped; from object stores all ranges are asked for at once.
+        From object stores all ranges are asked for at once.
+
+        Raises:
+            ValueError: a file ends too early (it was changed behind the program's back).
         """
-        if all(files.is_local(path) for path in paths):
-            pieces = zip(paths, starts, lengths, strict=True)
-            return [self._map(path)[start : start + length] for path, start, length in pieces]
         width = self._dtype.itemsize
-        fs, _ = files.filesystem(paths[0])
-        names = [files.filesystem(path)[1] for path in paths]
         begins = [start * width for start in starts]
-        ends = [begin + length * width for begin, length in zip(begins, lengths, strict=True)]
-        return [np.frombuffer(part, self._dtype) for part in fs.cat_ranges(names, begins, ends)]
+        sizes = [length * width for length in lengths]
+        parts = self._read_local if all(map(files.is_local, paths)) else _read_remote
+        for path, size, part in zip(paths, sizes, parts(paths, begins, sizes), strict=True):
+            if len(part) != size:
+                raise ValueError(f"{path}: {len(part)} bytes where {size} should be")
+            yield np.frombuffer(part, self._dtype)
 
-    def _map(self, path: str) -> npt.NDArray[Any]:
-        if path not in self._maps:
-            if len(self._maps) >= 256:  # stay far below the usual limit of open files
-                self._maps.clear()
-            name = files.filesystem(path)[1]
-            self._maps[path] = np.memmap(name, self._dtype, "r")
-        return self._maps[path]
+    def _read_local(
+        self, paths: Sequence[str], begins: Sequence[int], sizes: Sequence[int]
+    ) -> Iterator[bytes]:
+        for path, begin, size in zip(paths, begins, sizes, strict=True):
+            if path not in self._open:
+                if len(self._open) >= self._MOST_OPEN:
+                    self._open.clear()
+                self._open[path] = FileIO(files.filesystem(path)[1])
+            yield os.pread(self._open[path].fileno(), size, begin)
+
+
+def _read_remote(
+    paths: Sequence[str], begins: Sequence[int], sizes: Sequence[int]
+) -> Iterator[bytes]:
+    fs, _ = files.filesystem(paths[0])
+    names = [files.filesystem(path)[1] for path in paths]
+    ends = [begin + size for begin, size in zip(begins, sizes, strict=True)]
+    yield from fs.cat_ranges(names, list(begins), ends)

@@ -88,7 +88,7 @@ def beam_options(flags: Sequence[str], *, workers: int) -> PipelineOptions:
             _require_google_cloud()
         beam.Pipeline(options=options)  # makes the runner and lets it check its options
     except (ValueError, ImportError, AttributeError, RuntimeError) as error:
-        faults = "; ".join(str(error).splitlines())
+        faults = " ".join(str(error).split())
         raise UserError(f"Apache Beam cannot run with {' '.join(flags)}: {faults}") from None
     return options
 
@@ -149,6 +149,8 @@ def _refuse_contradictions(flags: Sequence[str], *, workers: int) -> None:
             "--runner=DirectRunner: picks one of several engines and may download one; leave "
             f"--runner out for a local run, which uses {LOCAL_RUNNER}"
         )
+    if _runner(options) == "dask":
+        raise UserError("--runner=DaskRunner: loses data without an error; see docs/running.md")
     if "--direct_num_workers" in names:
         raise UserError("--direct_num_workers: give --workers N before the `--` instead")
     mode = options.view_as(DirectOptions).direct_running_mode

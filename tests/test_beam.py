@@ -96,7 +96,9 @@ def test_a_chosen_running_mode_stays() -> None:
         (["--runner=FnApiRunner", "stray"], "stray: not an option of Apache Beam"),
         (["--num_workers=many"], "invalid int value: 'many'"),
         (["--direct_running_mode=turbo"], "invalid choice: 'turbo'"),
-        (["--runner=DaskRunner"], "Unexpected pipeline runner: DaskRunner"),
+        (["--runner=NoSuchRunner"], "Unexpected pipeline runner: NoSuchRunner"),
+        (["--runner=DaskRunner"], "loses data without an error"),
+        (["--runner=apache_beam.runners.dask.dask_runner.DaskRunner"], "loses data"),
         (["--runner=FnApiRunner", "--runner=FlinkRunner"], "--runner: given 2 times"),
         (["--runner=DirectRunner"], "leave --runner out for a local run"),
         (["--runner", "direct"], "leave --runner out for a local run"),
@@ -127,8 +129,8 @@ def test_a_wrong_option_stops_the_command_before_anything_is_written(
 
 
 @google_cloud
-def test_dataflow_without_what_it_needs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="temp_location.*project.*region"):
+def test_dataflow_without_what_it_needs_is_refused() -> None:
+    with pytest.raises(UserError, match=r"temp_location.*project.*region"):
         beam_options(["--runner=DataflowRunner"], workers=1)
 
 
@@ -224,7 +226,9 @@ def test_a_stage_is_translated_for_dataflow(stage: type[Stage]) -> None:
 def test_no_main_session_is_pickled_for_dataflow(tmp_path: Path) -> None:
     options = beam_options(DATAFLOW, workers=1)
     assert options.view_as(SetupOptions).save_main_session is False
-    staged = Stager.create_job_resources(options, str(tmp_path), log_submission_env_dependencies=False)
+    staged = Stager.create_job_resources(
+        options, str(tmp_path), log_submission_env_dependencies=False
+    )
     assert not staged
 
 
@@ -305,7 +309,9 @@ def test_the_embedded_runner_builds_the_same_bytes(
     assert_same_files(builds(run_stage=through()), expected)
 
 
-@pytest.mark.parametrize("flags", [[], ["--direct_running_mode=multi_threading"]], ids=["processes", "threads"])
+@pytest.mark.parametrize(
+    "flags", [[], ["--direct_running_mode=multi_threading"]], ids=["processes", "threads"]
+)
 def test_two_workers_build_the_same_bytes(
     flags: list[str],
     builds: Callable[..., dict[str, bytes]],

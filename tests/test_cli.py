@@ -62,7 +62,11 @@ def test_help_names_every_option_and_needs_no_beam() -> None:
         assert option in asked.stdout
     code = "import sys, pipelines.build; print('apache_beam' in sys.modules)"
     loaded = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert loaded.stdout == "False\n"
 

@@ -16,12 +16,22 @@ from typing import Any
 import pytest
 from conftest import Builder, documents, write_jsonl
 
+from pipelines import run
 from pipelines.build import main
 
 # Small inputs get one worker, unless this is changed.
-WITH_TWO_WORKERS = "import sys, pipelines.run as run; run._BYTES_PER_WORKER = 1; import pipelines.build as b; sys.exit(b.main())"
-SOURCES = {"a": {"weight": 2, "path": "a/*.jsonl"}, "b": {"weight": 1, "path": "b.jsonl", "max_passes": 4}}
-TOKENS = 400_000
+WITH_TWO_WORKERS = """
+import sys
+from pipelines import build, run
+
+run._BYTES_PER_WORKER = 1
+sys.exit(build.main())
+"""
+SOURCES = {
+    "a": {"weight": 2, "path": "a/*.jsonl", "max_passes": 4},
+    "b": {"weight": 1, "path": "b.jsonl", "max_passes": 4},
+}
+TOKENS = 300_000
 GRACE_SECONDS = 20.0
 """For worker processes to leave on a busy machine; they take about two."""
 
@@ -71,7 +81,9 @@ class Place:
     def files(self, output: str) -> dict[str, bytes]:
         """Every file below an output folder."""
         folder = self.folder / output
-        return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        return {
+            str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+        }
 
     def batches(self) -> dict[str, int]:
         """Time stamps of what is in the token store."""
@@ -80,22 +92,22 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, tokenizer_model: Path) -> Place:
-    """Six ranges of lines that are big to read, and a small file."""
+    """Four ranges of lines that are big to read, and a small file."""
     folder = tmp_path_factory.mktemp("resume")
     rng = random.Random(7)
-    for number in range(3):
+    for number in range(2):
         padded = [d | {"junk": rng.randbytes(90_000).hex()} for d in documents(number, 100)]
         write_jsonl(folder / "a" / f"{number}.jsonl", padded)
     write_jsonl(folder / "b.jsonl", documents(9, 200))
     builder = Builder(folder, tokenizer_model)
-    builder.mixture(SOURCES, tokens=TOKENS, sequences_per_shard=16)
+    builder.mixture(SOURCES, tokens=TOKENS, sequences_per_shard=12)
     return Place(builder)
 
 
 @pytest.fixture(scope="module")
 def expected(place: Place) -> dict[str, bytes]:
     """The files of a build that nothing disturbed."""
-    built = place.builder.build(SOURCES, tokens=TOKENS, sequences_per_shard=16, output="whole")
+    built = place.builder.build(SOURCES, tokens=TOKENS, sequences_per_shard=12, output="whole")
     assert len(built.shard_bytes()) > 100
     return place.files("whole")
 
@@ -174,7 +186,9 @@ def test_ctrl_c_ends_with_one_line(place: Place) -> None:
     assert group_ends(process.pid)
 
 
-def test_a_finished_output_is_left_alone(finished: Place, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_output_is_left_alone(
+    finished: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = {p: p.stat().st_mtime_ns for p in (finished.folder / "finished").rglob("*")}
     assert finished.run("finished", "--quiet") == 0
     assert capfd.readouterr().out.endswith("finished: this very data set is there already\n")
@@ -196,9 +210,7 @@ def test_another_plan_reuses_the_token_store_and_needs_another_output(
     assert finished.batches() == before
 
 
-@pytest.mark.parametrize(
-    "changed", ["tokenizer.bos=false", "filters.min_tokens=70", "max_record_mib=65"]
-)
+@pytest.mark.parametrize("changed", ["tokenizer.bos=false", "filters.min_tokens=70"])
 def test_other_tokens_are_made_anew(
     changed: str, finished: Place, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,7 +246,9 @@ def test_everything_that_differs_is_named(
     assert "different: mixture, tokenizer, program." in capfd.readouterr().err
 
 
-def test_foreign_files_are_never_built_over(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+def test_foreign_files_are_never_built_over(
+    place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = place.folder / "thesis"
     folder.mkdir()
     (folder / "chapter1.tex").write_text("mine")
@@ -244,23 +258,19 @@ def test_foreign_files_are_never_built_over(place: Place, capfd: pytest.CaptureF
     assert [p.name for p in folder.iterdir()] == ["chapter1.tex"]
 
 
-def test_old_leftovers_in_the_store_are_removed_and_young_ones_are_not(
-    finished: Place, capfd: pytest.CaptureFixture[str]
+def test_old_leftovers_in_the_store_are_removed_and_young_ones_are_not(tmp_path: Path) -> None:
+    old, young, batch = (tmp_path / n for n in ("a.tokens.0.tmp", "b.tokens.0.tmp", "a.tokens"))
+    for path in (old, young, batch):
+        path.write_text("half")
+    for path in (old, batch):
+        os.utime(path, (time.time() - 7200,) * 2)
+    run._remove_leftovers(str(tmp_path), older_than=run._LEFTOVER_SECONDS)
+    assert sorted(tmp_path.iterdir()) == [batch, young]
+
+
+def test_workers_of_another_version_are_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changed = ["--set", "sources.a=null", "--set", "tokens=100000", "--set", "filters.min_words=60"]
-    assert finished.run("first", *changed, "--set", "sources.b.sample=0.9") == 0
-    [end] = [p for p in finished.store.glob("*/*.end") if p.stat().st_mtime > time.time() - 5][-1:]
-    old, young = end.with_name("old.tokens.0.tmp"), end.with_name("young.tokens.0.tmp")
-    old.write_text("half")
-    young.write_text("half")
-    os.utime(old, (time.time() - 7200,) * 2)
-    end.unlink()
-    assert finished.run("second", *changed, "--set", "sources.b.sample=0.9", "--set", "seed=2") == 0
-    assert not old.exists()
-    assert young.exists()
-
-
-def test_workers_of_another_version_are_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines import stages
     from pipelines.errors import UserError
 
