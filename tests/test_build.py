@@ -165,7 +165,8 @@ def test_phase1_runs_on_real_books_papers_and_web_pages(tmp_path: Path, shared_d
         tmp_path,
         root,
         "package://mistral_common/data/tokenizer.model.v1",
-        "sources.book={weight: 1, path: books/rp_book_neardup_of_train.jsonl.zst, schema: redpajama}",
+        "sources.book={weight: 1, schema: redpajama, "
+        "path: books/rp_book_neardup_of_train.jsonl.zst}",
         "sources.arxiv={weight: 1, path: arxiv/rp_arxiv_papers.jsonl.zst, schema: redpajama, "
         "abstracts: {path: arxiv/arxiv_metadata.jsonl.gz}}",
         "sources.redpajama={weight: 1, path: web/rp_*.jsonl.zst, schema: redpajama, max_passes: 2}",

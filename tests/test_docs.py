@@ -54,7 +54,8 @@ def key_tables() -> str:
         for name, info in model.model_fields.items():
             default = "required" if info.is_required() else _plain(info.default)
             meaning = " ".join((info.description or "").split())
-            rows.append(f"| `{info.alias or name}` | {type_name(info.annotation)} | {default} | {meaning} |")
+            value = type_name(info.annotation)
+            rows.append(f"| `{info.alias or name}` | {value} | {default} | {meaning} |")
         parts.append("\n".join(rows))
     return "\n\n".join(parts)
 

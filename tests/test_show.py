@@ -172,8 +172,8 @@ def test_a_text_in_two_sources_is_shown_for_each(show, built):
     heads = [line for line in out.splitlines() if line.startswith(uid)]
     assert len(heads) == 2
     assert "  sequence " in out
-    assert " tokens of asked, asked.jsonl:1  twice" in heads[0]
-    assert " tokens of books, books.jsonl:31  twice" in heads[1]
+    assert " tokens of books, books.jsonl:31  twice" in heads[0]
+    assert " tokens of asked, asked.jsonl:1  twice" in heads[1]
     for head, part in zip(heads, out.split(uid)[1:], strict=True):
         source = re.search(r"tokens of (\w+)", head)[1]
         for position in map(int, re.findall(r"^  sequence (\d+),", part, re.MULTILINE)):
