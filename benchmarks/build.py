@@ -15,7 +15,6 @@ an account, where the peers write token files.
 
 import argparse
 import json
-import os
 import random
 import resource
 import statistics
@@ -31,6 +30,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from peers import MEASURE, run_peer
 
 TOKENIZER = "package://mistral_common/data/tokenizer.model.v1"
 
@@ -46,17 +46,18 @@ class Run:
 
 
 def measured(command: Sequence[str]) -> Run:
-    """Run a command and account for it and its children."""
-    start = time.monotonic()
+    """Run a command and account for it and its children.
+
+    A small process in between measures, so that this one's memory is not counted.
+    """
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+        measure = [sys.executable, "-c", MEASURE, *command]
+        done = subprocess.run(measure, stdout=subprocess.PIPE, stderr=log, check=True)
+        status, cpu_s, wall_s, peak_mb = json.loads(done.stdout)
+        if status:
             log.seek(0)
             raise RuntimeError(f"{' '.join(command)}\n{log.read().decode()[-2000:]}")
-    peak = usage.ru_maxrss / 1024
-    return Run(usage.ru_utime + usage.ru_stime, time.monotonic() - start, peak)
+    return Run(cpu_s, wall_s, peak_mb)
 
 
 def text_of(paths: Sequence[Path]) -> list[str]:
@@ -217,8 +218,6 @@ def _ours(folder: Path, mixture: Path, suffix: str) -> dict[str, Callable[[int],
 def _peers(
     folder: Path, inputs: Sequence[Path], venvs: Path, suffix: str
 ) -> dict[str, Callable[[int], Run]]:
-    from peers import run_peer
-
     tokenizer = folder / "tokenizer.json"
     tokenizer.write_text(_tokenizer_json())
 

@@ -48,7 +48,7 @@ tokenize_in_parallel(
 }
 _ARGUMENTS = "import sys; documents, output, tokenizer, eos, bits, workers = sys.argv[1:]"
 # Runs between us and the job: a process starts with its parent's peak memory, and ours may be big.
-_MEASURE = """
+MEASURE = """
 import ctypes, json, os, resource, subprocess, sys, time
 ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: count workers that outlive their parent
 start = time.perf_counter()
@@ -110,7 +110,7 @@ def run_peer(
     for i, path in enumerate(inputs):
         (documents / f"{i:05}.jsonl.zst").symlink_to(path.resolve())
     eos, bits = _write_tokenizer(tokenizer, copy)
-    command = [sys.executable, "-c", _MEASURE, python, "-c", _ARGUMENTS + JOBS[tool]]
+    command = [sys.executable, "-c", MEASURE, python, "-c", _ARGUMENTS + JOBS[tool]]
     command += map(str, [documents, tokens, copy, eos, bits, min(workers, len(inputs))])
     env = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
     with (output / "log.txt").open("w") as log:
