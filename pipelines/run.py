@@ -50,7 +50,7 @@ from pipelines.stages import (
     save_tasks,
 )
 from pipelines.store import finished_batches, split_key
-from pipelines.tokenizer import Tokenizer
+from pipelines.tokenizer import REFERENCE, Tokenizer
 
 RunStage = Callable[[type[Stage], str, int], None]
 """Runs all tasks of a stage in a work folder, with so many workers: a Beam pipeline, or in tests
@@ -102,7 +102,9 @@ def _build(
     workers: int,
 ) -> list[SourceAudit]:
     try:
-        corpora = prepare(job, run_stage=run_stage, report=report, workers=workers)
+        corpora = prepare(
+            job, tokenizer.engine_name, run_stage=run_stage, report=report, workers=workers
+        )
         if faults := too_many_bad(corpora, BAD_REASONS, limits.max_bad):
             raise FaultsError("broken input", [*faults, *_first_bad(corpora)])
         plans = plan_sources(job.mixture, corpora)
@@ -145,17 +147,23 @@ def _first_bad(corpora: dict[str, Corpus]) -> Iterator[str]:
             yield f"{place}: {record['reason']}: {record['evidence']}"
 
 
-def prepare(job: Job, *, run_stage: RunStage, report: Reporter, workers: int) -> dict[str, Corpus]:
+def prepare(
+    job: Job, engine: str, *, run_stage: RunStage, report: Reporter, workers: int
+) -> dict[str, Corpus]:
     """Fill the token store; what it holds already is not done again."""
     finished = {s.name: finished_batches(s.store, s.splits) for s in job.sources}
     todo = [x for s in job.sources for x in s.splits if split_key(x) not in finished[s.name]]
     if todo:
         total = _prepare_total(todo)
-        workers = min(workers, 1 + total.n_bytes // _BYTES_PER_WORKER)
+        # Beside the reference, which is slow, starting another worker soon pays.
+        per_worker = _BYTES_PER_WORKER // (1 if engine != REFERENCE else 32)
+        workers = min(workers, 1 + total.n_bytes // per_worker)
         tasks = spread(todo, workers=workers)
         specs = {s.name: s.spec for s in job.sources}
         save_tasks(
-            job.work, "prepare", PrepareTasks(tasks, specs, {s.name: s.store for s in job.sources})
+            job.work,
+            "prepare",
+            PrepareTasks(tasks, specs, {s.name: s.store for s in job.sources}, engine),
         )
         _clear_faults(job)
         with report.stage("prepare", total, _store_poll(job, todo)):
@@ -287,7 +295,7 @@ def write(
         return Done(done, round(n_bytes * share), round(mixture.tokens * share))
 
     with report.stage("write", Total(n_shards, n_bytes, exact=True), poll):
-        run_stage(Write, job.work, min(workers, 1 + n_bytes // _BYTES_PER_WORKER))
+        run_stage(Write, job.work, min(workers, 1 + n_bytes // (4 * _BYTES_PER_WORKER)))
     _remove_leftovers(job.output, older_than=0)
     return n_shards
 

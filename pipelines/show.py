@@ -1,9 +1,9 @@
 """Look inside a finished data set.
 
-    python -m pipelines.show data/phase1                      what it holds
-    python -m pipelines.show data/phase1 --sequence 42        one sequence, decoded
-    python -m pipelines.show data/phase1 --document UID       where a document went
-    python -m pipelines.show data/phase1 --verify             check every digest
+python -m pipelines.show data/phase1                      what it holds
+python -m pipelines.show data/phase1 --sequence 42        one sequence, decoded
+python -m pipelines.show data/phase1 --document UID       where a document went
+python -m pipelines.show data/phase1 --verify             check every digest
 """
 
 import argparse

@@ -69,6 +69,9 @@ class PrepareTasks:
     stores: dict[str, str]
     """Folder of each source's batches."""
 
+    engine: str
+    """The tokenizer engine that was proved to agree with the reference."""
+
 
 def save_tasks(work: str, name: str, tasks: Any) -> None:
     """Keep what a stage needs where its workers find it."""
@@ -132,7 +135,7 @@ class Prepare:
     def _preparer(self, source: str) -> Preparer:
         spec = self._tasks.specs[source]
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(spec.tokenizer)
+            self._tokenizer = load_tokenizer(spec.tokenizer, proved=self._tasks.engine)
         if source not in self._preparers:
             self._preparers[source] = Preparer(spec, self._tokenizer)
         return self._preparers[source]

@@ -229,6 +229,7 @@ class _SegmentCache:
         self.encode = SegmentCacheEngine(file.content).encode
 
 
+REFERENCE = "reference"
 FAST_ENGINES: Sequence[tuple[str, Callable[[TokenizerFile], Engine]]] = (
     ("segment cache", _SegmentCache),
     ("gigatoken", GigatokenEngine),
@@ -278,8 +279,13 @@ class Tokenizer:
         return framed, framed_offsets
 
 
-def load_tokenizer(file: TokenizerFile) -> Tokenizer:
+def load_tokenizer(file: TokenizerFile, *, proved: str | None = None) -> Tokenizer:
     """Take the fastest engine that encodes the probe set as the reference does.
+
+    Args:
+        file: the tokenizer.
+        proved: the engine that the command which started the build has proved; workers take it
+            without a proof of their own, which would cost each of them a second.
 
     Raises:
         UserError: the mixture wants BOS or EOS and the vocabulary has none.
@@ -289,14 +295,14 @@ def load_tokenizer(file: TokenizerFile) -> Tokenizer:
     for asked, token_id, name in wanted:
         if asked and token_id is None:
             raise UserError(f"tokenizer.{name}: this vocabulary has no such token; set it to false")
-    chosen, refused = _prove(file)
-    engine = dict(FAST_ENGINES)[chosen](file) if chosen else truth
-    return Tokenizer(file, truth, engine, chosen or "reference", refused)
+    chosen, refused = (proved, ()) if proved else _prove(file)
+    engine = truth if chosen == REFERENCE else dict(FAST_ENGINES)[chosen](file)
+    return Tokenizer(file, truth, engine, chosen, refused)
 
 
 @lru_cache(maxsize=4)
-def _prove(file: TokenizerFile) -> tuple[str | None, tuple[str, ...]]:
-    """The fastest engine that agrees with the reference, if any, and what is wrong with others.
+def _prove(file: TokenizerFile) -> tuple[str, tuple[str, ...]]:
+    """The fastest engine that agrees with the reference, and what is wrong with faster ones.
 
     A pure function of the tokenizer and the installed packages, so once a process is enough.
     """
@@ -313,7 +319,7 @@ def _prove(file: TokenizerFile) -> tuple[str | None, tuple[str, ...]]:
         if (difference := _difference(engine, expected)) is None:
             return name, tuple(refused)
         refused.append(f"{name}: {difference}")
-    return None, tuple(refused)
+    return REFERENCE, tuple(refused)
 
 
 def _difference(engine: Engine, expected: tuple[Ids, Offsets]) -> str | None:
