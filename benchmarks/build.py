@@ -186,8 +186,8 @@ def compare(inputs: Sequence[Path], rounds: int, peers: Path | None) -> None:
         folder = Path(name)
         texts = text_of(inputs)
         megabytes = sum(len(text.encode()) for text in texts) / 1e6
-        tiny = folder / "tiny.jsonl"
-        tiny.write_text(json.dumps({"text": texts[0][:5000]}) + "\n")
+        tiny = folder / "tiny.jsonl.zst"
+        _write(tiny, [texts[0][:5000]])
         del texts
         full = write_mixture(folder / "m.yaml", inputs, available_tokens(inputs, folder))
         small = write_mixture(folder / "s.yaml", [tiny], available_tokens([tiny], folder))

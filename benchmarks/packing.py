@@ -1,7 +1,7 @@
 """How much padding packing leaves, and what it costs, on models of real length distributions.
 
     python benchmarks/packing.py
-    python benchmarks/packing.py --documents 1000000 --lengths books.npy arxiv.npy
+    python benchmarks/packing.py --documents 1000000 --lengths data/phase1/documents.arrow
 
 Prints a Markdown table. Padding is in percent of all positions of the rows; documents longer
 than a row count as several pieces. *Bound* is the larger of the volume bound and the
@@ -24,12 +24,14 @@ difference from them is the sample's.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from pipelines import packing
 
@@ -162,14 +164,24 @@ def table_row(name: str, lengths: np.ndarray, model: Model, seed: int) -> str:
     )
 
 
+def real_lengths(path: Path) -> dict[str, np.ndarray]:
+    """Tokens of the documents of each source of a data set, and of all together."""
+    names = [s["name"] for s in json.loads(path.with_name("manifest.json").read_text())["sources"]]
+    with pa.memory_map(str(path)) as file:
+        documents = pa.ipc.open_file(file).read_all()
+        tokens, source = (documents[c].to_numpy() for c in ("n_tokens", "source"))
+    return {name: tokens[source == i] for i, name in enumerate(names)} | {"all of them": tokens}
+
+
 def main() -> None:
-    """Print one line for each length model and each file of lengths."""
+    """Print one line for each length model and each source of the given data sets."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--documents", type=int, default=100_000, help="documents in a model")
     parser.add_argument("--seed", type=int, default=0, help="of the drawn lengths")
     parser.add_argument(
-        "--lengths", type=Path, nargs="*", default=[], help=".npy files of lengths in tokens"
-    )
+        "--lengths", type=Path, nargs="*", default=[],
+        help="`documents.arrow` of built data sets: the real lengths of each source, and of all",
+    )  # fmt: skip
     options = parser.parse_args()
     print(
         "| model | documents | pieces a row | bound % | next fit % | BFD % | ours % "
@@ -180,7 +192,8 @@ def main() -> None:
         lengths = draw_documents(model, options.documents, options.seed)
         print(table_row(name, lengths, model, options.seed), flush=True)
     for path in options.lengths:
-        print(table_row(path.stem, np.load(path), Model(()), options.seed), flush=True)
+        for name, lengths in real_lengths(path).items():
+            print(table_row(name, lengths, Model(()), options.seed), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import argparse
 import logging
 import os
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -24,13 +25,21 @@ from pipelines.job import Job, assemble, claim_output
 from pipelines.mixture import Mixture
 from pipelines.mixture_file import load_mixture
 from pipelines.progress import Reporter
-from pipelines.report import audit_table, dropped_table, estimate_table, plan_title, size
+from pipelines.report import (
+    audit_table,
+    dropped_table,
+    estimate_table,
+    plan_title,
+    plural,
+    size,
+)
 from pipelines.run import Limits, RunStage, build
 from pipelines.stages import Stage
-from pipelines.tokenizer import Tokenizer, fetch_tokenizer, load_tokenizer
+from pipelines.tokenizer import REFERENCE, Tokenizer, fetch_tokenizer, load_tokenizer
 
-_TEXT_MB_PER_CPU_SECOND = 15.0
-"""For the plan's guess of the time; `benchmarks/build.py` measures it on a machine."""
+_FAST_BYTES_PER_SECOND, _SLOW_BYTES_PER_SECOND = 25e6, 1e6
+"""Of text per worker, for the plan's guess of the time: with a fast tokenizer engine, and with the
+reference. `benchmarks/build.py` measures it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,12 +135,18 @@ def _print_plan(job: Job, tokenizer: Tokenizer, report: Reporter, workers: int) 
     report.say(f"\n{plan_title(mixture)}\n\n{estimate_table(mixture, estimates)}\n")
     width = 2 if tokenizer.token_type == "uint16" else 4
     tokens = sum(e.tokens for e in estimates.values())
-    text = sum(e.tokens for e in estimates.values()) * 4
-    seconds = text / 1e6 / _TEXT_MB_PER_CPU_SECOND / workers
+    fast = tokenizer.engine_name != REFERENCE
+    rate = workers * (_FAST_BYTES_PER_SECOND if fast else _SLOW_BYTES_PER_SECOND)
+    minutes = max(1, round(sum(e.text_bytes for e in estimates.values()) / rate / 60))
     report.say(
         f"disk: ~{size(tokens * width)} token store, ~{size(mixture.tokens * width)} shards; "
-        f"time: ~{max(1, round(seconds / 60))} min with {workers} workers\n"
+        f"time: ~{minutes} min with {plural(workers, 'worker')}\n"
     )
+    parent = os.path.dirname(os.path.abspath(job.output))
+    if files.is_local(job.output) and os.path.isdir(parent):
+        needed, free = (tokens + mixture.tokens) * width, shutil.disk_usage(parent).free
+        if needed > free:
+            report.warn(f"{parent}: {size(free)} free, the build needs about {size(needed)}")
 
 
 def _print_outcome(
@@ -143,7 +158,7 @@ def _print_outcome(
     sequences = sum(a.sequences for a in accounts)
     shards = -(-sequences // mixture.sequences_per_shard)
     text += (
-        f"\n\n{sequences:,} sequences in {shards:,} shards: {output}\n"
+        f"\n\n{plural(sequences, 'sequence')} in {plural(shards, 'shard')}: {output}\n"
         f"look inside: python -m pipelines.show {output}"
     )
     report.result(f"\n{text}", output=output, sources=[a.as_json() for a in accounts])

@@ -34,7 +34,13 @@ class Estimate:
     tokens: int
     """Of the kept documents."""
 
-    sampled_documents: int
+    text_bytes: int
+    """UTF-8 bytes of the kept documents."""
+
+    @property
+    def known(self) -> bool:
+        """False for hub data sets, whose size nothing tells beforehand."""
+        return self.input_bytes > 0
 
 
 def estimate(job: SourceJob, tokenizer: Tokenizer) -> Estimate:
@@ -44,13 +50,14 @@ def estimate(job: SourceJob, tokenizer: Tokenizer) -> Estimate:
         UserError: a sampled file cannot be read.
     """
     preparer = Preparer(job.spec, tokenizer)
-    read = kept = tokens = sampled = 0
+    read = kept = tokens = text = sampled = 0
     for split in _spread_out(job.splits):
         for block, consumed in _samples(split, job.spec.max_record):
             prepared = preparer.prepare(block)
             read += prepared.n_read
             kept += len(prepared.documents)
             tokens += len(prepared.tokens)
+            text += int(prepared.n_bytes.sum())
             sampled += consumed
     total = sum(file.size for file in job.inputs)
     scale = total / sampled if sampled else 0.0
@@ -60,7 +67,7 @@ def estimate(job: SourceJob, tokenizer: Tokenizer) -> Estimate:
         round(read * scale),
         round(kept * scale),
         round(tokens * scale),
-        read,
+        round(text * scale),
     )
 
 

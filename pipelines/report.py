@@ -32,6 +32,11 @@ def count(n: int) -> str:
     return f"{n:,}"
 
 
+def plural(n: int, noun: str) -> str:
+    """`1 shard`, `2 shards`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def size(n_bytes: int) -> str:
     """Bytes as a person reads them."""
     for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
@@ -56,14 +61,13 @@ def estimate_table(mixture: Mixture, estimates: Mapping[str, Estimate]) -> str:
     for name, e in estimates.items():
         passes = quotas[name] / e.tokens if e.tokens else float("inf")
         limit = mixture.sources[name].max_passes
+        guesses = [f"~{count(n)}" for n in (e.documents, e.documents_kept, e.tokens)]
+        share = f"{quotas[name] / mixture.tokens:.1%}"
+        row = [name, f"{e.n_files:,}", size(e.input_bytes), *guesses, count(quotas[name])]
         note = f"over max_passes {limit:g}" if passes > limit else ""
-        rows.append(
-            [
-                name, f"{e.n_files:,}", size(e.input_bytes), f"~{count(e.documents)}",
-                f"~{count(e.documents_kept)}", f"~{count(e.tokens)}", count(quotas[name]),
-                f"~{passes:.2f}", f"{quotas[name] / mixture.tokens:.1%}", note,
-            ]
-        )  # fmt: skip
+        if not e.known:
+            row, passes, note = [*row[:2], *"????", row[-1]], None, "size unknown"
+        rows.append([*row, "?" if passes is None else f"~{passes:.2f}", share, note])
     header = ("source", "files", "input", "documents", "long enough", "tokens", "takes", "passes",
               "share", "")  # fmt: skip
     return table(header, rows)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from pipelines.audit import SourceAudit
 from pipelines.errors import UserError
-from pipelines.report import audit_table, dropped_table, size
+from pipelines.report import audit_table, dropped_table, plural, size
 from pipelines.shards import DOCUMENTS, DROPPED, ShardedDataset, shard_name
 from pipelines.tokenizer import TokenizerFile, reference
 
@@ -83,13 +83,9 @@ def _verify(dataset: ShardedDataset) -> int:
         print(fault, flush=True)
         sound = False
     if sound:
-        shards = _count(len(dataset.manifest["shards"]), "shard")
-        print(f"{shards}, {_count(len(dataset), 'sequence')}: every digest holds")
+        shards = plural(len(dataset.manifest["shards"]), "shard")
+        print(f"{shards}, {plural(len(dataset), 'sequence')}: every digest holds")
     return int(not sound)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def summary_lines(dataset: ShardedDataset) -> Iterator[str]:
@@ -102,7 +98,7 @@ def summary_lines(dataset: ShardedDataset) -> Iterator[str]:
         f"{totals['tokens']:,} tokens ({totals['loss_tokens']:,} with loss) in {len(dataset):,} "
         f"sequences of {dataset.seq_len:,}; {totals['segments']:,} segments, "
         f"{totals['padding'] / max(1, places):.3%} padding; "
-        f"{_count(len(manifest['shards']), 'shard')}, {size(places * dataset.dtype.itemsize)}"
+        f"{plural(len(manifest['shards']), 'shard')}, {size(places * dataset.dtype.itemsize)}"
     )
     yield (
         f"{tokenizer['file']}: {tokenizer['vocab_size']:,} ids as {manifest['token_type']}, "
@@ -130,7 +126,7 @@ def sequence_lines(dataset: ShardedDataset, position: int, *, full: bool) -> Ite
     n_loss = sequence.n_real - sum(end - start for start, end in sequence.no_loss)
     yield (
         f"sequence {position:,} (row {row:,} of {shard_name(shard)}.tok): {sequence.source}, pass "
-        f"{sequence.pass_ + 1}, {_count(len(sequence.segments), 'segment')}, "
+        f"{sequence.pass_ + 1}, {plural(len(sequence.segments), 'segment')}, "
         f"{sequence.n_real:,} tokens ({n_loss:,} with loss), "
         f"{dataset.seq_len - sequence.n_real:,} padding"
     )
