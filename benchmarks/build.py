@@ -92,7 +92,7 @@ def run_loop(mixture_path: str, output: str) -> int:
     from pipelines.job import assemble, claim_output
     from pipelines.mixture_file import load_mixture
     from pipelines.progress import Reporter
-    from pipelines.run import Limits, build
+    from pipelines.run import build
     from pipelines.stages import Stage
     from pipelines.tokenizer import fetch_tokenizer, load_tokenizer
 
@@ -110,7 +110,7 @@ def run_loop(mixture_path: str, output: str) -> int:
     report = Reporter(quiet=True, log_json=False)
     try:
         build(job, load_tokenizer(file), run_stage=loop, report=report,
-              limits=Limits(max_bad=1.0), workers=1)  # fmt: skip
+              max_bad=1.0, workers=1)  # fmt: skip
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -33,7 +33,7 @@ from pipelines.report import (
     plural,
     size,
 )
-from pipelines.run import Limits, RunStage, build
+from pipelines.run import RunStage, build
 from pipelines.stages import Stage
 from pipelines.tokenizer import REFERENCE, Tokenizer, fetch_tokenizer, load_tokenizer
 
@@ -122,9 +122,13 @@ def _run(args: argparse.Namespace, beam_flags: list[str], report: Reporter) -> N
         report.result("Nothing was written. Build with --output DIR.")
         return
     claim_output(job)
-    limits = Limits(max_bad=args.max_bad)
     accounts = build(
-        job, tokenizer, run_stage=run_stage, report=report, limits=limits, workers=args.workers
+        job,
+        tokenizer,
+        run_stage=run_stage,
+        report=report,
+        max_bad=args.max_bad,
+        workers=args.workers,
     )
     _print_outcome(mixture, accounts, output, report)
 

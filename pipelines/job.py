@@ -18,8 +18,9 @@ from pipelines.tokenizer import TokenizerFile
 
 # What the bytes of the token store and of the shards depend on. A change in one of these modules
 # makes other names, so that nothing made by older code is ever mistaken for the new.
-_STORE_MODULES = ("abstracts", "filters", "hub", "prepare", "readers", "records", "schemas",
-                  "segment_cache", "sources", "store", "templates/plain", "tokenizer")  # fmt: skip
+_STORE_MODULES = ("abstracts", "filters", "hub", "prepare", "readers", "records", "references",
+                  "schemas", "segment_cache", "sentencepiece_model", "sources", "store",
+                  "templates/plain", "tokenizer")  # fmt: skip
 _SHARD_MODULES = ("arrange", "audit", "corpus", "finish", "gather", "mixing", "ordering", "packing",
                   "planning", "rows", "shards", "xxh3")  # fmt: skip
 

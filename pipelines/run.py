@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 
 from pipelines import files
@@ -64,71 +63,55 @@ _LEFTOVER_SECONDS = 3600.0
 """Younger ones in the token store may belong to another build that runs now."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What stops a build."""
-
-    max_bad: float
-    """Share of a source's records that may be broken."""
-
-
 def build(
     job: Job,
     tokenizer: Tokenizer,
     *,
     run_stage: RunStage,
     report: Reporter,
-    limits: Limits,
+    max_bad: float,
     workers: int,
 ) -> list[SourceAudit]:
     """Build the data set of a job whose output folder is claimed.
+
+    `max_bad` is the share of a source's records that may be broken.
 
     Raises:
         UserError: inputs, limits or the disk stop the build; nothing was published.
     """
     with explain_full_disk(job.output):
-        return _build(
-            job, tokenizer, run_stage=run_stage, report=report, limits=limits, workers=workers
-        )
+        corpora, plans = _prepare_and_plan(
+            job, tokenizer.engine_name, run_stage=run_stage, report=report,
+            max_bad=max_bad, workers=workers,
+        )  # fmt: skip
+        names = list(job.mixture.sources)
+        accounts = [open_account(n, job.mixture, corpora[n], plans[n]) for n in names]
+        order = pack(job, corpora, plans, accounts, run_stage=run_stage, workers=workers)
+        n_shards = write(
+            job, corpora, token_type=tokenizer.token_type, run_stage=run_stage, report=report,
+            workers=workers,
+        )  # fmt: skip
+        entries = [_enter_shard(job, accounts, number) for number in range(n_shards)]
+        close_accounts(accounts, job.mixture)
+        write_documents(job, corpora)
+        write_dropped(job, corpora)
+        write_manifest(job, tokenizer, accounts, order, entries)
+        files.remove(job.work)
+    return accounts
 
 
-def _build(
-    job: Job,
-    tokenizer: Tokenizer,
-    *,
-    run_stage: RunStage,
-    report: Reporter,
-    limits: Limits,
-    workers: int,
-) -> list[SourceAudit]:
+def _prepare_and_plan(
+    job: Job, engine: str, *, run_stage: RunStage, report: Reporter, max_bad: float, workers: int
+) -> tuple[dict[str, Corpus], dict[str, SourcePlan]]:
+    """What is in the store, and what to take of it; the output is let go where that fails."""
     try:
-        corpora = prepare(
-            job, tokenizer.engine_name, run_stage=run_stage, report=report, workers=workers
-        )
-        if faults := too_many_bad(corpora, BAD_REASONS, limits.max_bad):
+        corpora = prepare(job, engine, run_stage=run_stage, report=report, workers=workers)
+        if faults := too_many_bad(corpora, BAD_REASONS, max_bad):
             raise FaultsError("broken input", [*faults, *_first_bad(corpora)])
-        plans = plan_sources(job.mixture, corpora)
+        return corpora, plan_sources(job.mixture, corpora)
     except UserError:
         _release_output(job)
         raise
-    names = list(job.mixture.sources)
-    accounts = [open_account(n, job.mixture, corpora[n], plans[n]) for n in names]
-    order = pack(job, corpora, plans, accounts, run_stage=run_stage, workers=workers)
-    n_shards = write(
-        job,
-        corpora,
-        token_type=tokenizer.token_type,
-        run_stage=run_stage,
-        report=report,
-        workers=workers,
-    )
-    entries = [_enter_shard(job, accounts, number) for number in range(n_shards)]
-    close_accounts(accounts, job.mixture)
-    write_documents(job, corpora)
-    write_dropped(job, corpora)
-    write_manifest(job, tokenizer, accounts, order, entries)
-    files.remove(job.work)
-    return accounts
 
 
 def _release_output(job: Job) -> None:

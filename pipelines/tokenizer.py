@@ -7,7 +7,6 @@ like `</s>` into a control token.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -21,9 +20,15 @@ from pipelines import files
 from pipelines.errors import UserError
 from pipelines.mixture import TokenizerSpec
 from pipelines.probe import probe_texts
-
-Ids = npt.NDArray[np.uint32]
-Offsets = npt.NDArray[np.int64]
+from pipelines.references import (
+    Ids,
+    Offsets,
+    Reference,
+    SentencePieceReference,
+    TokenizersReference,
+    join,
+    plain_json,
+)
 
 
 class Engine(Protocol):
@@ -96,91 +101,9 @@ def _hub_file(path: str) -> str:
     raise UserError(f"tokenizer.path: {path} has neither tokenizer.model nor tokenizer.json")
 
 
-class SentencePieceReference:
-    """`sentencepiece` itself, for `.model` files."""
-
-    def __init__(self, content: bytes) -> None:
-        from sentencepiece import SentencePieceProcessor
-
-        self.processor: Any = SentencePieceProcessor(model_proto=content)
-        self.vocab_size: int = self.processor.vocab_size()
-        self.bos_id: int | None = _present(self.processor.bos_id())
-        self.eos_id: int | None = _present(self.processor.eos_id())
-
-    def encode(self, texts: Sequence[str]) -> tuple[Ids, Offsets]:
-        """See `Engine`."""
-        return _join([np.asarray(self.processor.encode(t), np.uint32) for t in texts])
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids → text."""
-        return cast(str, self.processor.decode(list(map(int, ids))))
-
-    def ends(self, text: str) -> list[int]:
-        """Where each token ends, in characters of the text."""
-        return [end for _, end in self.processor.encode_as_offset_mapping(text)["offsets"]]
-
-
-class TokenizersReference:
-    """`tokenizers` itself, for `tokenizer.json`, with special tokens as plain text."""
-
-    def __init__(self, content: bytes) -> None:
-        from tokenizers import Tokenizer
-
-        self.tokenizer: Any = Tokenizer.from_str(_plain_json(content))
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
-        self.vocab_size, self.bos_id, self.eos_id = _json_specials(content)
-        self.decoder: Any = Tokenizer.from_str(content.decode())
-
-    def encode(self, texts: Sequence[str]) -> tuple[Ids, Offsets]:
-        """See `Engine`."""
-        encoded = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return _join([np.asarray(e.ids, np.uint32) for e in encoded])
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids → text, control tokens shown."""
-        return cast(str, self.decoder.decode(list(map(int, ids)), skip_special_tokens=False))
-
-    def ends(self, text: str) -> list[int]:
-        """Where each token ends, in characters of the text."""
-        return [end for _, end in self.tokenizer.encode(text, add_special_tokens=False).offsets]
-
-
-Reference = SentencePieceReference | TokenizersReference
-
-
 def reference(file: TokenizerFile) -> Reference:
-    """The library that defines the format."""
+    """The library that defines the format of a tokenizer."""
     return (SentencePieceReference if file.is_sentencepiece else TokenizersReference)(file.content)
-
-
-def _present(token_id: int) -> int | None:
-    return token_id if token_id >= 0 else None
-
-
-def _join(encoded: Sequence[Ids]) -> tuple[Ids, Offsets]:
-    offsets = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum([len(ids) for ids in encoded], out=offsets[1:])
-    return (np.concatenate(encoded) if encoded else np.zeros(0, np.uint32)), offsets
-
-
-def _plain_json(content: bytes) -> str:
-    """The tokenizer without its added tokens: text that looks like one stays text."""
-    value = json.loads(content)
-    value["added_tokens"] = []
-    value["post_processor"] = None
-    return json.dumps(value)
-
-
-def _json_specials(content: bytes) -> tuple[int, int | None, int | None]:
-    """(vocabulary size, BOS id, EOS id) of a tokenizer.json; by the names in use."""
-    value = json.loads(content)
-    ids = {token["content"]: int(token["id"]) for token in value.get("added_tokens") or []}
-    size = 1 + max([*value["model"]["vocab"].values(), *ids.values()])
-    bos = ("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>")
-    eos = ("</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>", "<|im_end|>")
-    first = [next((ids[n] for n in names if n in ids), None) for names in (bos, eos)]
-    return size, first[0], first[1]
 
 
 class GigatokenEngine:
@@ -201,7 +124,7 @@ class GigatokenEngine:
     def encode(self, texts: Sequence[str]) -> tuple[Ids, Offsets]:
         """See `Engine`."""
         if not texts:
-            return _join([])
+            return join([])
         size = sum(map(len, texts))
         if self._seen and self._seen + size > self.RENEW_BYTES:
             self._renew()
@@ -214,10 +137,10 @@ class GigatokenEngine:
 
 def _gigatoken_json(file: TokenizerFile) -> str:
     if not file.is_sentencepiece:
-        return _plain_json(file.content)
+        return plain_json(file.content)
     from gigatoken._load.sentencepiece import sentencepiece_to_tokenizer_json
 
-    return _plain_json(cast(Any, sentencepiece_to_tokenizer_json)(file.content))
+    return plain_json(cast(Any, sentencepiece_to_tokenizer_json)(file.content))
 
 
 class _SegmentCache:

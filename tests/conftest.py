@@ -17,7 +17,7 @@ from pipelines.audit import SourceAudit
 from pipelines.job import assemble, claim_output
 from pipelines.mixture_file import load_mixture
 from pipelines.progress import Reporter
-from pipelines.run import Limits, build
+from pipelines.run import build
 from pipelines.shards import ShardedDataset
 from pipelines.stages import Stage
 from pipelines.tokenizer import fetch_tokenizer, load_tokenizer
@@ -147,7 +147,7 @@ class Builder:
             load_tokenizer(file),
             run_stage=run_stage,
             report=Reporter(quiet=True, log_json=False),
-            limits=Limits(max_bad=max_bad),
+            max_bad=max_bad,
             workers=workers,
         )
         return Built(ShardedDataset(out), accounts)

@@ -13,7 +13,7 @@ from conftest import Builder, documents, plain_loop, prose, write_jsonl
 from pipelines.job import assemble, claim_output
 from pipelines.mixture_file import load_mixture
 from pipelines.progress import Reporter
-from pipelines.run import Limits, build
+from pipelines.run import build
 from pipelines.shards import ShardedDataset
 from pipelines.tokenizer import fetch_tokenizer, load_tokenizer
 
@@ -102,7 +102,7 @@ def build_phase1(
         load_tokenizer(file),
         run_stage=plain_loop,
         report=Reporter(quiet=True, log_json=False),
-        limits=Limits(max_bad=0.0),
+        max_bad=0.0,
         workers=2,
     )
     dataset = ShardedDataset(output)

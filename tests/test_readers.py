@@ -32,7 +32,7 @@ from pipelines.mixture_file import load_mixture
 from pipelines.progress import Reporter
 from pipelines.readers import Block, InputFault, cut_lines, line_block, read_blocks
 from pipelines.records import Split
-from pipelines.run import Limits, build
+from pipelines.run import build
 from pipelines.schemas import SCHEMAS, document_parser
 from pipelines.shards import ShardedDataset
 from pipelines.sources import list_source, plan_splits, spread
@@ -506,8 +506,14 @@ def test_a_build_from_object_store_to_object_store_gives_the_same_files(
     job = assemble(mixture, file, data_root=None, store=store, output=output)
     claim_output(job)
     quiet = Reporter(quiet=True, log_json=False)
-    limits = Limits(max_bad=0)
-    build(job, load_tokenizer(file), run_stage=plain_loop, report=quiet, limits=limits, workers=1)
+    build(
+        job,
+        load_tokenizer(file),
+        run_stage=plain_loop,
+        report=quiet,
+        max_bad=0,
+        workers=1,
+    )
     memory.get("/bucket/out/", str(tmp_path / "fetched"), recursive=True)
     fetched = {p.name: p.read_bytes() for p in (tmp_path / "fetched").iterdir()}
     assert {n: b for n, b in fetched.items() if n in here.shard_bytes()} == here.shard_bytes()

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
-from pipelines.segment_cache import SegmentCacheEngine, UnsupportedModel
+from pipelines.segment_cache import SegmentCacheEngine
+from pipelines.sentencepiece_model import UnsupportedModel
 
 PROSE = "the of and to in that was his he it with as had for her not on at by which be said"
 WORDS = PROSE.split()

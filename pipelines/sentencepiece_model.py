@@ -1,0 +1,75 @@
+"""SentencePiece models: is this one simple enough to be taken apart, and what are its pieces?"""
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+SPACE = "\u2581"  # how pieces write a space
+
+# Numbers in sentencepiece_model.proto.
+PIECE, TRAINER, NORMALIZER = 1, 2, 3
+MODEL_TYPE, SPACE_AS_SUFFIX, BYTE_FALLBACK = 3, 24, 35
+CHARSMAP, DUMMY_PREFIX, REMOVE_SPACES, ESCAPE_SPACES, RULES = 2, 3, 4, 5, 6
+UNIGRAM, BPE = 1, 2
+NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
+
+Vocabulary = dict[str, tuple[int, float]]  # normal piece, with plain spaces -> id, score
+
+
+class UnsupportedModel(ValueError):
+    """The model treats text in a way that this engine does not."""
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while message[at] >= 0x80:
+        value |= (message[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+    return value | message[at] << shift, at + 1
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Yield (field number, value) of a protobuf message: an int, a float or bytes."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        number, wire = divmod(tag, 8)
+        if wire == 0:
+            value, at = _varint(message, at)
+        elif wire == 5:
+            value, at = struct.unpack_from("<f", message, at)[0], at + 4
+        else:
+            size, at = (8, at) if wire == 1 else _varint(message, at)
+            value, at = message[at : at + size], at + size
+        yield number, value
+
+
+def supported_vocabulary(model: bytes) -> Vocabulary:
+    """Check that what this module assumes holds of `model`, and return its normal pieces."""
+    pieces: list[tuple[str, float, int]] = []
+    specs: dict[int, dict[int, Any]] = {TRAINER: {}, NORMALIZER: {}}
+    for number, value in _fields(model):
+        if number == PIECE:
+            piece = dict(_fields(value))
+            pieces.append((piece[1].decode(), piece.get(2, 0.0), piece.get(3, NORMAL)))
+        elif number in specs:
+            specs[number].update(_fields(value))
+    trainer, normalizer = specs[TRAINER], specs[NORMALIZER]
+    normal = {piece for piece, _, kind in pieces if kind == NORMAL}
+    refusals = {
+        "it is not BPE": trainer.get(MODEL_TYPE, UNIGRAM) != BPE,
+        "it has no byte fallback": not trainer.get(BYTE_FALLBACK, False),
+        "it puts spaces behind words": trainer.get(SPACE_AS_SUFFIX, False),
+        "it normalizes characters": normalizer.get(CHARSMAP) or normalizer.get(RULES),
+        "it adds no dummy prefix": not normalizer.get(DUMMY_PREFIX, True),
+        "it removes extra spaces": normalizer.get(REMOVE_SPACES, True),
+        "it does not escape spaces": not normalizer.get(ESCAPE_SPACES, True),
+        "it has user-defined or unused pieces": {p[2] for p in pieces}
+        - {NORMAL, UNKNOWN, CONTROL, BYTE},
+        "a special piece is one character": any(len(p) < 2 for p, _, k in pieces if k != NORMAL),
+        "a piece holds a plain space": any(" " in piece for piece in normal),
+        "a piece holds a character that is no piece": set("".join(normal)) - normal,
+    }
+    if reasons := [reason for reason, applies in refusals.items() if applies]:
+        raise UnsupportedModel(f"no segment cache for this model: {'; '.join(reasons)}")
+    return {p.replace(SPACE, " "): (i, s) for i, (p, s, k) in enumerate(pieces) if k == NORMAL}
