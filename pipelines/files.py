@@ -15,10 +15,32 @@ from typing import IO, Any, cast
 import pyarrow as pa
 from fsspec.core import url_to_fs
 
+from pipelines.errors import UserError
+
 
 def filesystem(path: str) -> tuple[Any, str]:
-    """The fsspec filesystem of a path and the path as that filesystem spells it."""
-    return cast("tuple[Any, str]", url_to_fs(path))
+    """The fsspec filesystem of a path and the path as that filesystem spells it.
+
+    Raises:
+        UserError: no such filesystem is known, or its package is not installed.
+    """
+    try:
+        return cast("tuple[Any, str]", url_to_fs(path))
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{path}: {error} (see docs/running.md, Object stores)") from error
+
+
+@contextmanager
+def reachable(path: str) -> Generator[None]:
+    """Turn what clients of remote systems raise, each in its own way, into an OSError."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        if is_local(path):
+            raise
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def is_local(path: str) -> bool:
@@ -55,7 +77,8 @@ def identity(path: str) -> str:
     if is_local(path):
         stat = os.stat(name)
         return f"{stat.st_size}:{stat.st_mtime_ns}"
-    info = fs.info(name)
+    with reachable(path):
+        info = fs.info(name)
     tag = next(
         (
             info[k]
@@ -108,7 +131,8 @@ def write_bytes(path: str, content: bytes) -> None:
 def read_bytes(path: str) -> bytes:
     """A whole file."""
     fs, name = filesystem(path)
-    return cast(bytes, fs.cat_file(name))
+    with reachable(path):
+        return cast(bytes, fs.cat_file(name))
 
 
 def write_json(path: str, value: Any) -> None:

@@ -58,7 +58,8 @@ def read_blocks(split: Split, *, max_record: int, skip: Callable[[int], bool]) -
     _check_unchanged(split)
     reader = {"jsonl": _lines, "parquet": _parquet, "arrow": _arrow, "text": _texts, "hub": _hub}
     try:
-        yield from reader[split.format](split, max_record, skip)
+        with files.reachable(split.file.path):
+            yield from reader[split.format](split, max_record, skip)
     except _UNREADABLE as error:
         raise _fault(split.place(), error) from error
     _check_unchanged(split)

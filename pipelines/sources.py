@@ -4,6 +4,7 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -104,13 +105,21 @@ def _list_remote(pattern: str) -> list[tuple[str, int, str]]:
     fs, name = files.filesystem(pattern)
     scheme = pattern.split("://", 1)[0]
     try:
-        names = fs.glob(name) if glob.has_magic(name) else fs.find(name)
-        urls = [n if "://" in n else f"{scheme}://{n.lstrip('/')}" for n in names]
-        return [
-            (url, int(fs.size(n)), files.identity(url)) for n, url in zip(names, urls, strict=True)
-        ]
+        with files.reachable(pattern):
+            names = _remote_names(fs, name, scheme)
+            urls = [n if "://" in n else f"{scheme}://{n.lstrip('/')}" for n in names]
+            return [
+                (url, int(fs.size(n)), files.identity(url))
+                for n, url in zip(names, urls, strict=True)
+            ]
     except (OSError, ValueError, TypeError) as error:  # TypeError: a size that is not known
         raise UserError(f"{pattern}: cannot list it: {error}") from error
+
+
+def _remote_names(fs: Any, name: str, scheme: str) -> list[str]:
+    if glob.has_magic(name):
+        return list(fs.glob(name))
+    return [name] if scheme in ("http", "https") else list(fs.find(name))
 
 
 def list_source(name: str, source: Source, *, data_root: str | None) -> list[InputFile]:

@@ -72,10 +72,9 @@ def fetch_tokenizer(spec: TokenizerSpec) -> TokenizerFile:
         if path.startswith("package://"):
             package, _, name = path.removeprefix("package://").partition("/")
             content = resources.files(package).joinpath(name).read_bytes()
-        elif path.startswith("hf://"):
-            content = files.read_bytes(_hub_file(path))
         else:
-            content = files.read_bytes(path)
+            with files.reachable(path):
+                content = files.read_bytes(_hub_file(path) if path.startswith("hf://") else path)
     except (OSError, ModuleNotFoundError, ValueError) as error:
         raise UserError(f"tokenizer.path: cannot read {path}: {error}") from error
     is_json = content.lstrip()[:1] == b"{"
