@@ -17,7 +17,7 @@ test: .venv/.dev
 check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Exact versions are listed whole, so nothing is resolved (--no-deps): with uv this takes seconds.
 define install
