@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from pipelines import files
 from pipelines.audit import SourceAudit
-from pipelines.errors import FaultsError, UserError
+from pipelines.errors import FaultsError, UserError, did_you_mean
 from pipelines.estimate import Estimate, estimate
 from pipelines.job import Job, assemble, claim_output
 from pipelines.mixture import Mixture
@@ -46,9 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     cut = argv.index("--") if "--" in argv else len(argv)
-    args = parser().parse_args(argv[:cut])
+    args, unknown = parser().parse_known_args(argv[:cut])
     report = Reporter(quiet=args.quiet, log_json=args.log_json)
     try:
+        if unknown:
+            close = did_you_mean(unknown[0], ["--mixture", "--output", "--workers", "--store"])
+            raise UserError(f"{unknown[0]}: no such option{close}; Apache Beam's go behind ` -- `")
         _run(args, argv[cut + 1 :], report)
     except UserError as error:
         report.fail(f"error: {error}")
@@ -105,6 +108,9 @@ def _run(args: argparse.Namespace, beam_flags: list[str], report: Reporter) -> N
     mixture = load_mixture(args.mixture, args.overrides)
     output = (args.output or "build-output").rstrip("/")
     store = args.store or files.join(os.path.dirname(output) or ".", "store")
+    for option, folder in (("--output", output), ("--store", store)):
+        if files.is_local(folder) and os.path.exists(folder) and not os.path.isdir(folder):
+            raise UserError(f"{option} {folder}: is a file, and has to be a folder")
     run_stage = _beam_runner(beam_flags, args.workers, folders=[output, store])
     file = fetch_tokenizer(mixture.tokenizer)
     job = assemble(
@@ -117,11 +123,14 @@ def _run(args: argparse.Namespace, beam_flags: list[str], report: Reporter) -> N
     if args.output and claim_output(job, dry_run=True):
         report.result(f"{output}: this very data set is there already")
         return
-    _print_plan(job, tokenizer, report, args.workers)
+    _print_plan(job, tokenizer, report, workers=args.workers, max_bad=args.max_bad)
     if args.dry_run:
         report.result("Nothing was written. Build with --output DIR.")
         return
-    claim_output(job)
+    try:
+        claim_output(job)
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be made: {error.strerror or error}") from error
     accounts = build(
         job,
         tokenizer,
@@ -133,10 +142,17 @@ def _run(args: argparse.Namespace, beam_flags: list[str], report: Reporter) -> N
     _print_outcome(mixture, accounts, output, report)
 
 
-def _print_plan(job: Job, tokenizer: Tokenizer, report: Reporter, workers: int) -> None:
+def _print_plan(
+    job: Job, tokenizer: Tokenizer, report: Reporter, *, workers: int, max_bad: float
+) -> None:
     estimates: dict[str, Estimate] = {s.name: estimate(s, tokenizer) for s in job.sources}
     mixture = job.mixture
     report.say(f"\n{plan_title(mixture)}\n\n{estimate_table(mixture, estimates)}\n")
+    for name, e in estimates.items():
+        if sum(e.broken.values()) > max_bad * e.sampled:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(e.broken.items()))
+            report.say(f"sources.{name}: of {e.sampled} sampled records, broken: {reasons}; this "
+                       f"will stop the build (--max-bad {max_bad:g})\n")  # fmt: skip
     width = 2 if tokenizer.token_type == "uint16" else 4
     tokens = sum(e.tokens for e in estimates.values())
     fast = tokenizer.engine_name != REFERENCE

@@ -1,6 +1,7 @@
 """The plan before the work: what a sample of the input says a build will take."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -11,7 +12,7 @@ from pipelines.errors import UserError
 from pipelines.job import SourceJob
 from pipelines.prepare import Preparer
 from pipelines.readers import Block, cut_lines, line_block, read_blocks
-from pipelines.records import Split
+from pipelines.records import BAD_REASONS, Split
 from pipelines.sources import compression_of
 from pipelines.tokenizer import Tokenizer
 
@@ -37,6 +38,12 @@ class Estimate:
     text_bytes: int
     """UTF-8 bytes of the kept documents."""
 
+    sampled: int
+    """Records that the sample read."""
+
+    broken: Mapping[str, int]
+    """Those of them that are broken, by reason."""
+
     @property
     def known(self) -> bool:
         """False for hub data sets, whose size nothing tells beforehand."""
@@ -51,6 +58,7 @@ def estimate(job: SourceJob, tokenizer: Tokenizer) -> Estimate:
     """
     preparer = Preparer(job.spec, tokenizer)
     read = kept = tokens = text = sampled = 0
+    broken: Counter[str] = Counter()
     for split in _spread_out(job.splits):
         for block, consumed in _samples(split, job.spec.max_record):
             prepared = preparer.prepare(block)
@@ -59,6 +67,7 @@ def estimate(job: SourceJob, tokenizer: Tokenizer) -> Estimate:
             tokens += len(prepared.tokens)
             text += int(prepared.n_bytes.sum())
             sampled += consumed
+            broken.update(d.reason for d in prepared.dropped if d.reason in BAD_REASONS)
     total = sum(file.size for file in job.inputs)
     scale = total / sampled if sampled else 0.0
     return Estimate(
@@ -68,6 +77,8 @@ def estimate(job: SourceJob, tokenizer: Tokenizer) -> Estimate:
         round(kept * scale),
         round(tokens * scale),
         round(text * scale),
+        read,
+        broken,
     )
 
 
@@ -96,18 +107,25 @@ def _sample_lines(raw: pa.NativeFile, split: Split, max_record: int) -> Iterator
     compression = compression_of(split.file.path)
     start = raw.tell()
     stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression) if compression else raw
+    read = 0
+
+    def counted(n: int) -> bytes:
+        nonlocal read
+        data: bytes = stream.read(n)
+        read += len(data)
+        return data
+
     try:
-        piece = next(cut_lines(stream.read, max_record=max_record, target=SAMPLE_BYTES), None)
+        piece = next(cut_lines(counted, max_record=max_record, target=SAMPLE_BYTES), None)
     except OSError:
         return  # the build itself will name the damage and its place
     if piece is None:
         return
     if split.first:  # the first line may be the end of one that began before
         piece = replace(piece, data=piece.data.partition(b"\n")[2])
-    consumed = raw.tell() - start
-    if compression is None:
-        consumed = len(piece.data)
-    yield line_block(0, piece, max_record), max(consumed, 1)
+    # What was decompressed goes beyond the piece; only the piece's share of the file counts.
+    used = (raw.tell() - start) * len(piece.data) / max(1, read) if compression else len(piece.data)
+    yield line_block(0, piece, max_record), max(round(used), 1)
 
 
 def expected_bytes(splits: Sequence[Split]) -> tuple[int, bool]:

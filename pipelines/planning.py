@@ -23,6 +23,8 @@ from pipelines.mixture import Mixture, Source
 GROUP_DOCUMENTS = 1 << 17
 """Documents packed together: more would not lower the padding any further."""
 
+_HALVED_SEQUENCES = 16
+
 GROUP_SCHEMA = pa.schema(
     [
         ("batch", pa.int32()),
@@ -129,7 +131,9 @@ def form_groups(
             selection = select_tokens(keys, usable.n_tokens, usable.unweighed, quota)
         # Best fit packs equal lengths equally in whatever order they come: in later passes, halves
         # drawn anew keep the same documents from sharing their sequences again.
-        least = 2 if number and source.policy == "pack" else 1
+        # Where a pass is short, the half-filled sequence that each half may leave would cost more.
+        long = int(selection.take.sum()) >= _HALVED_SEQUENCES * mixture.seq_len
+        least = 2 if number and source.policy == "pack" and long else 1
         yield from _cut(name, number, first_batch, selection, usable, corpus, uids, least)
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -51,7 +51,7 @@ class Reporter:
             self._write_json({"event": "message", "text": text, **event})
         elif not self._quiet:
             self._end_line()
-            print(text, file=self._out, flush=True)
+            self._print(text)
 
     def result(self, text: str, **event: Any) -> None:
         """The outcome: shown even with --quiet."""
@@ -59,7 +59,7 @@ class Reporter:
             self._write_json({"event": "result", "text": text, **event})
         else:
             self._end_line()
-            print(text, file=self._out, flush=True)
+            self._print(text)
 
     def fail(self, text: str) -> None:
         """Why the command ends without an outcome, on standard error."""
@@ -105,18 +105,23 @@ class Reporter:
 
     def _show(self, line: str, *, final: bool) -> None:
         if self._out.isatty():
-            print(f"\r\x1b[K{line}", end="\n" if final else "", file=self._out, flush=True)
+            self._print(f"\r\x1b[K{line}", end="\n" if final else "")
             self._line_open = not final
         else:
-            print(line, file=self._out, flush=True)
+            self._print(line)
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        """Write, unless nobody reads any more (`| head`): that is no reason to stop a build."""
+        with suppress(BrokenPipeError):
+            print(text, end=end, file=self._out, flush=True)
 
     def _end_line(self) -> None:
         if self._line_open:
-            print(file=self._out)
+            self._print("")
             self._line_open = False
 
     def _write_json(self, event: dict[str, Any]) -> None:
-        print(json.dumps({"time": round(time.time(), 3), **event}), file=self._out, flush=True)
+        self._print(json.dumps({"time": round(time.time(), 3), **event}))
 
 
 def _as_event(

@@ -28,6 +28,7 @@ from pipelines.finish import (
     write_manifest,
 )
 from pipelines.job import Job
+from pipelines.mixing import apportion
 from pipelines.ordering import TrainingOrder
 from pipelines.planning import SourcePlan, form_groups, plan_sources
 from pipelines.progress import Done, Reporter, Total
@@ -107,11 +108,27 @@ def _prepare_and_plan(
     try:
         corpora = prepare(job, engine, run_stage=run_stage, report=report, workers=workers)
         if faults := too_many_bad(corpora, BAD_REASONS, max_bad):
-            raise FaultsError("broken input", [*faults, *_first_bad(corpora)])
+            way_out = "mend or leave out these files, or allow more with --max-bad"
+            raise FaultsError("broken input", [*faults, *_first_bad(corpora), way_out])
+        if empty := _without_documents(job, corpora):
+            raise FaultsError("nothing to take a share of", empty)
         return corpora, plan_sources(job.mixture, corpora)
     except UserError:
         _release_output(job)
         raise
+
+
+def _without_documents(job: Job, corpora: dict[str, Corpus]) -> list[str]:
+    """Sources that have a share and no document left, with the reasons."""
+    weights = {name: source.weight for name, source in job.mixture.sources.items()}
+    quotas = apportion(weights, job.mixture.tokens)
+    faults: list[str] = []
+    for name, corpus in corpora.items():
+        if quotas[name] and not corpus.uid:
+            reasons = sorted(corpus.dropped_reasons().items())
+            why = ", ".join(f"{n:,} {reason}" for reason, n in reasons) or "it holds no records"
+            faults.append(f"sources.{name}: none of {corpus.n_read:,} records is left: {why}")
+    return faults
 
 
 def _release_output(job: Job) -> None:
@@ -119,6 +136,8 @@ def _release_output(job: Job) -> None:
     if not any(name.endswith(".tok") for name in files.list_names(job.output)):
         files.remove(job.work)
         files.remove(files.join(job.output, "build.json"))
+        if not files.list_names(job.output):
+            files.remove(job.output)
 
 
 def _first_bad(corpora: dict[str, Corpus]) -> Iterator[str]:

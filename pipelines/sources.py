@@ -55,7 +55,8 @@ def list_files(patterns: Sequence[str], *, root: str | None, any_ending: bool) -
     """
     found: dict[str, InputFile] = {}  # by what the path really leads to
     for pattern in patterns:
-        path = pattern if root is None or "://" in pattern else files.join(root, pattern)
+        below_root = root is not None and "://" not in pattern and not os.path.isabs(pattern)
+        path = files.join(root, pattern) if root and below_root else pattern
         listed = _list_local(path) if files.is_local(path) else _list_remote(path)
         usable = [f for f in listed if any_ending or format_of(f[0])]
         if not usable:

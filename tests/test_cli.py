@@ -174,7 +174,6 @@ def test_a_data_root_that_is_not_there_is_named_for_every_source(
         (["--workers", "two"], "argument --workers: two: a whole number from 1 on"),
         (["--max-bad", "2"], "argument --max-bad: 2: a number from 0 to 1"),
         (["--max-bad", "few"], "argument --max-bad: few: a number from 0 to 1"),
-        (["--ouput", "x"], "unrecognized arguments: --ouput x"),
     ],
 )
 def test_arguments_are_checked(
@@ -335,3 +334,28 @@ def test_a_stage_that_fails_ends_without_a_last_line() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(59.4, "0:59"), (61, "1:01"), (3723, "1:02:03")])
 def test_clock(seconds: float, text: str) -> None:
     assert progress._clock(seconds) == text
+
+
+def test_an_unknown_option_is_named_with_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert build.main(["--mixture", "x", "--ouput", "y"]) == 2
+    message = capsys.readouterr().err
+    assert "--ouput: no such option; did you mean '--output'?" in message
+    assert "Apache Beam's go behind ` -- `" in message
+
+
+def test_a_file_where_a_folder_should_be_is_named(
+    arguments: list[str], builder: Builder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    taken, new = builder.folder / "taken", builder.folder / "new"
+    taken.write_text("")
+    for flags in (["--output", str(taken)], ["--output", str(new), "--store", str(taken)]):
+        assert build.main([*arguments, *flags]) == 2
+        assert f"{flags[-2]} {taken}: is a file" in capfd.readouterr().err
+    assert not new.exists()
+
+
+def test_a_plan_says_that_broken_records_will_stop_the_build(
+    arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert build.main([*arguments, "--dry-run", "--max-bad", "0"]) == 0
+    assert "of 61 sampled records, broken: 1 invalid_json; this will stop" in capfd.readouterr().out

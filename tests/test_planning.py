@@ -642,3 +642,12 @@ def test_every_prefix_keeps_the_shares_to_a_sequence(builder):
     held = np.array([[r["n_real"] * (r["source"] == s) for s in range(3)] for r in rows]).cumsum(0)
     shares = held[-1] / held[-1].sum()
     assert np.abs(held - held.sum(1, keepdims=True) * shares).max() <= T
+
+
+def test_a_small_source_used_often_fills_one_sequence_a_pass(builder):
+    write(builder, p=texts(1)[:12])
+    available = builder.build({"p": source("p")}, tokens=1_000).accounts[0].tokens_available
+    assert available < 8192
+    often = {"p": source("p", max_passes=5)}
+    built = builder.build(often, output="often", tokens=5 * available, seq_len=8192)
+    assert built.accounts[0].sequences == 5
