@@ -198,9 +198,25 @@ def compare(inputs: Sequence[Path], rounds: int, peers: Path | None) -> None:
             )
         results = interleaved(candidates, rounds)
         _print_table(results, megabytes)
+        print("\nstages, CPU seconds and MB per CPU second:\n")
+        for stage, seconds in _stage_seconds(folder, full).items():
+            print(f"| {stage} | {seconds:.2f} | {_rate(megabytes, seconds)} |")
         print("\nkernels of the prepare stage, CPU seconds and MB per CPU second:\n")
         for kernel, seconds in profile_kernels(inputs).items():
-            print(f"| {kernel} | {seconds:.2f} | {megabytes / max(seconds, 1e-9):.0f} |")
+            print(f"| {kernel} | {seconds:.2f} | {_rate(megabytes, seconds)} |")
+
+
+def _stage_seconds(folder: Path, mixture: Path) -> dict[str, float]:
+    """CPU seconds of the tasks of each stage, as the plain loop tells them."""
+    command = [sys.executable, __file__, "--loop", str(mixture), str(folder / "stages")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [line.split(": ") for line in done.stderr.splitlines() if ": " in line]
+    return {stage: float(seconds) for stage, seconds in lines}
+
+
+def _rate(megabytes: float, seconds: float) -> str:
+    """MB per second, unless the seconds are too few to say."""
+    return f"{megabytes / seconds:.2f}" if seconds > 0.05 else "–"
 
 
 def _ours(folder: Path, mixture: Path, suffix: str) -> dict[str, Callable[[int], Run]]:
@@ -257,11 +273,11 @@ def _print_table(results: dict[str, list[Run]], megabytes: float) -> None:
     for name, runs in results.items():
         if name.endswith("(start-up)"):
             continue
-        steady = megabytes / max(cpu[name] - cpu[f"{name} (start-up)"], 1e-9)
+        steady = _rate(megabytes, cpu[name] - cpu[f"{name} (start-up)"])
         wall = statistics.median(r.wall_s for r in runs)
         peak = max(r.peak_mb for r in runs)
         print(
-            f"| {name} | {cpu[name]:.1f} | {megabytes / cpu[name]:.2f} | {steady:.2f} | {wall:.1f} "
+            f"| {name} | {cpu[name]:.1f} | {megabytes / cpu[name]:.2f} | {steady} | {wall:.1f} "
             f"| {peak:.0f} |"
         )
 

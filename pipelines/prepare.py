@@ -4,7 +4,7 @@ This is the work of the prepare stage: parse, drop, render, tokenize. No Beam, n
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,19 @@ class PrepareSpec:
             self.schema, self.completion_only, self.filters, self.sample, self.max_record,
             self.tokenizer.digest, abstracts, self.code,
         )  # fmt: skip
+
+    def describe(self) -> dict[str, Any]:
+        """What a folder of the token store says of itself."""
+        return {
+            "schema": asdict(self.schema),
+            "loss": "completion" if self.completion_only else "all",
+            "filters": self.filters.model_dump(),
+            "sample": self.sample,
+            "max_record_bytes": self.max_record,
+            "tokenizer_digest": self.tokenizer.digest,
+            "abstracts": self.abstracts,
+            "program": self.code,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,6 +167,8 @@ def prepare(
             "prepare",
             PrepareTasks(tasks, specs, {s.name: s.store for s in job.sources}, engine),
         )
+        for source in job.sources:
+            files.write_json(files.join(source.store, "spec.json"), source.spec.describe())
         _clear_faults(job)
         with report.stage("prepare", total, _store_poll(job, todo)):
             run_stage(Prepare, job.work, workers)
