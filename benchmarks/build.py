@@ -29,8 +29,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 import yaml
 from peers import MEASURE, run_peer
+
+from pipelines.filters import drop_reason
+from pipelines.mixture import Filters
 
 TOKENIZER = "package://mistral_common/data/tokenizer.model.v1"
 
@@ -119,7 +123,7 @@ def run_loop(mixture_path: str, output: str) -> int:
 
 def profile_kernels(inputs: Sequence[Path]) -> dict[str, float]:
     """CPU seconds of the kernels of the prepare stage, one after the other on the same blocks."""
-    from pipelines.mixture import Filters, Source, TokenizerSpec
+    from pipelines.mixture import Source, TokenizerSpec
     from pipelines.readers import read_blocks
     from pipelines.records import Document
     from pipelines.schemas import SCHEMAS, document_parser
@@ -146,14 +150,10 @@ def profile_kernels(inputs: Sequence[Path]) -> dict[str, float]:
     return seconds
 
 
-def _identify(texts: Sequence[str], filters: object) -> None:
-    import xxhash
-
-    from pipelines.filters import drop_reason
-
+def _identify(texts: Sequence[str], filters: Filters) -> None:
     for text in texts:
         xxhash.xxh3_128_digest(text.encode())
-        drop_reason(text, len(text), filters)  # type: ignore[arg-type]
+        drop_reason(text, len(text), filters)
 
 
 def _lap(seconds: dict[str, float], name: str, since: float) -> float:

@@ -12,7 +12,7 @@ import msgspec
 
 from pipelines import files
 from pipelines.errors import UserError
-from pipelines.mixture import Abstracts, digest
+from pipelines.mixture import Abstracts, Source, digest
 from pipelines.readers import read_blocks
 from pipelines.records import InputFile
 from pipelines.sources import list_files, plan_splits
@@ -66,9 +66,7 @@ def build_index(spec: Abstracts, inputs: Iterable[InputFile], folder: str) -> st
 
 
 def _rows(spec: Abstracts, inputs: list[InputFile]) -> Iterator[tuple[str, str]]:
-    from pipelines.mixture import Source
-
-    source = Source(weight=1, path=["-"], format="jsonl")  # type: ignore[arg-type]
+    source = Source.model_validate({"weight": 1, "path": "-", "format": "jsonl"})
     decode = msgspec.json.decode
     for split in plan_splits("abstracts", source, inputs):
         for block in read_blocks(split, max_record=_LARGEST_RECORD, skip=lambda _: False):

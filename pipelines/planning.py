@@ -47,9 +47,6 @@ class SourcePlan:
     available: int
     """Tokens of the documents that may be used, duplicates left out."""
 
-    available_units: int
-    """The same in the unit that the mixture weighs by, cut to a sequence where policy is `pad`."""
-
     passes: Passes
 
 
@@ -96,7 +93,7 @@ def plan_sources(mixture: Mixture, corpora: Mapping[str, Corpus]) -> dict[str, S
         units[name] = int((usable.n_tokens - usable.unweighed).sum())
     limits = {name: source.max_passes for name, source in mixture.sources.items()}
     passes = plan_passes(weights, mixture.tokens, units, limits)
-    return {n: SourcePlan(quotas[n], tokens[n], units[n], passes[n]) for n in mixture.sources}
+    return {n: SourcePlan(quotas[n], tokens[n], passes[n]) for n in mixture.sources}
 
 
 @dataclass(frozen=True, slots=True)
