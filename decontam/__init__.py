@@ -1,0 +1,1 @@
+"""Finding benchmark text in training documents, and what to do about it."""
