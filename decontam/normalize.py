@@ -166,7 +166,8 @@ class Normalizer:
         np.add.at(patched, patches[:, 1], -1)
         differs = np.cumsum(patched)[:-1] > 0
         split = _reading(hashes, spans, differs, bounds)
-        other = _joined_differs(sources[:n])
+        text = np.searchsorted(bounds[:, 1], joined_spans[:n, 0])
+        other = _joined_differs(sources[:n], split.offsets[text])
         return Words(split, _reading(joined[:n], joined_spans[:n], other, bounds))
 
 
@@ -177,11 +178,18 @@ def join_texts(texts: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArr
     return np.frombuffer(b" ".join([*texts, bytes(64)]), np.uint8), bounds
 
 
-def _joined_differs(sources: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """[J] whether a joined word is no split word, or stands behind one that only the other has."""
+def _joined_differs(
+    sources: npt.NDArray[np.int64], begins: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """[J] whether a joined word is no split word, or stands behind one that only the other has.
+
+    Args:
+        sources: the words [first, last) of the split reading that each is, [J, 2].
+        begins: the first word of its text in the split reading, [J].
+    """
     joined = sources[:, 1] - sources[:, 0] > 1
-    behind_gap = sources[:, 0] > np.concatenate([[0], sources[:-1, 1]])
-    return joined | behind_gap
+    before = np.concatenate([[0], sources[:-1, 1]])
+    return joined | (sources[:, 0] > np.maximum(before, begins))
 
 
 def _reading(

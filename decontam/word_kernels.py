@@ -97,19 +97,27 @@ def _fill_text(data, bounds, tables, stream, n, m, full, position):  # noqa: PLR
         hashes[n], spans[n, 0], spans[n, 1] = _EMPTY, at, at
         n += 1
     while at < end:
-        if pieces == 0 and not h_open:
+        if gap == SPACE:  # what is open ends here, and plain words may follow
+            if h_open:
+                hashes[n] = (mix(h) & ~_ONE) | np.uint64(h_letters)
+                spans[n, 0], spans[n, 1] = h_start, h_end
+                g = g * _power(h_size) + h if pieces else h
+                g_letters |= h_letters
+                n, pieces, h_open = n + 1, pieces + 1, False
+            if pieces > 1:
+                patches[m, 0], patches[m, 1] = g_first, n
+                patch_hashes[m] = (mix(g) & ~_ONE) | np.uint64(g_letters)
+                m += 1
+            pieces = 0
             n, at = _plain_words(data, at, end, kinds, ascii_folds, hashes, spans, n, full)
-            if at == end or n >= full:
-                position[1] = at
-                if at < end:
-                    return n, m
+            if at == end:
                 break
+            if n >= full:
+                position[1] = at
+                return n, m
+            g_first, g_letters = n, 0
         folded, kind, alone = ascii_folds[data[at]], np.int64(LETTERS), 0
         if folded == 0:
-            if data[at] == 32:  # the most frequent of what is no letter goes the shortest way
-                gap = np.int64(SPACE)
-                at += 1
-                continue
             code, used, alone = character(data, at, end, kinds, entities)
             kind = np.int64(kinds[code]) if code < len(kinds) else np.int64(PUNCTUATION)
             if kind == SPECIAL:
@@ -123,31 +131,24 @@ def _fill_text(data, bounds, tables, stream, n, m, full, position):  # noqa: PLR
                 gap = max(gap, kind)
                 at += used
                 continue
-        if kind == SINGLE or alone:
-            gap = np.int64(SPACE)
+        too_many = gap == PUNCTUATION and pieces + 1 >= MOST_PIECES
+        if (kind == SINGLE or alone or too_many) and gap != SPACE:
+            gap = np.int64(SPACE)  # ends what is open; then this place is read again
+            continue
+        if alone:
+            at += used
+            hashes[n] = mix(_run_hash(data, at, alone, ascii_folds)) | _ONE
+            spans[n, 0], spans[n, 1] = at, at + alone
+            patches[m, 0], patches[m, 1], patch_hashes[m] = n, n + 1, 0
+            n, m, at = n + 1, m + 1, at + alone
+            continue
         if gap != DELETED or not h_open:
             if h_open:
                 hashes[n] = (mix(h) & ~_ONE) | np.uint64(h_letters)
                 spans[n, 0], spans[n, 1] = h_start, h_end
                 g = g * _power(h_size) + h if pieces else h
                 g_letters |= h_letters
-                n, pieces, h_open = n + 1, pieces + 1, False
-            if gap == SPACE or pieces == MOST_PIECES:
-                if pieces > 1:
-                    patches[m, 0], patches[m, 1] = g_first, n
-                    patch_hashes[m] = (mix(g) & ~_ONE) | np.uint64(g_letters)
-                    m += 1
-                g_first, g_letters, pieces = n, 0, 0
-                if n >= full:
-                    position[1] = at
-                    return n, m
-            if alone:
-                at += used
-                hashes[n] = mix(_run_hash(data, at, alone, ascii_folds)) | _ONE
-                spans[n, 0], spans[n, 1] = at, at + alone
-                patches[m, 0], patches[m, 1], patch_hashes[m] = n, n + 1, 0
-                n, m, at, g_first = n + 1, m + 1, at + alone, n + 1
-                continue
+                n, pieces = n + 1, pieces + 1
             h, h_open, h_start, h_size, h_letters = np.uint64(0), True, at, 0, 0
         if folded == 0:
             h_letters |= kind != NUMBER
@@ -205,7 +206,7 @@ def _plain_words(data, at, end, kinds, ascii_folds, hashes, spans, n, full):
     That is most of all text, and both readings agree on it.
     """
     while at < end and n < full:
-        if data[at] == 32:
+        if data[at] < 0x80 and kinds[data[at]] == SPACE:
             at += 1
             continue
         h, letters, i = np.uint64(0), np.int64(0), at

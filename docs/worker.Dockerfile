@@ -4,6 +4,7 @@ FROM apache/beam_python3.11_sdk:2.77.0
 
 WORKDIR /opt/mixtures
 COPY pyproject.toml README.md ./
+COPY decontam ./decontam
 COPY pipelines ./pipelines
 RUN pip install --no-cache-dir ".[gcs,s3]" && python -c "import pipelines.stages"
 

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.corpus import Corpus
+from pipelines.decontaminate import CONTAMINATED, CONTAMINATED_TASK
 from pipelines.errors import FaultsError
 from pipelines.mixture import Mixture
 from pipelines.planning import Group, SourcePlan
 
-DUPLICATE = "duplicate"
+DUPLICATE, NEAR_DUPLICATE = "duplicate", "near_duplicate"
 
 
 @dataclass(slots=True)
@@ -52,6 +53,15 @@ class SourceAudit:
     padding: int = 0
     share_asked: float = 0.0
     share_got: float = 0.0
+    documents_split_off: int = 0
+    """Pieces that documents were cut into, beyond the first piece of each."""
+
+    decontam: dict[str, int] = field(default_factory=dict[str, int])
+    """What decontamination found and did, see `decontaminate.count_document`."""
+
+    near: dict[str, int] = field(default_factory=dict[str, int])
+    """Near duplicates: clusters, documents and tokens dropped; empty where nobody looked."""
+
     _uids: set[bytes] = field(default_factory=set[bytes], repr=False)
 
     @property
@@ -71,6 +81,9 @@ def open_account(name: str, mixture: Mixture, corpus: Corpus, plan: SourcePlan) 
     duplicate = ~corpus.is_first if mixture.duplicates == "drop" else corpus.is_first & False
     if n := int(duplicate.sum()):
         dropped[DUPLICATE] = n
+    near = _count_near(corpus) if mixture.sources[name].dedup else {}
+    if near.get("documents"):
+        dropped[NEAR_DUPLICATE] = near["documents"]
     stored = int(corpus.n_tokens.sum())
     tokens_duplicate = int(corpus.n_tokens[duplicate].sum())
     passes = plan.passes.whole + bool(plan.passes.partial)
@@ -79,7 +92,7 @@ def open_account(name: str, mixture: Mixture, corpus: Corpus, plan: SourcePlan) 
         documents_read=corpus.n_read,
         documents_not_sampled=corpus.n_not_sampled,
         documents_dropped=dict(sorted(dropped.items())),
-        documents_kept=len(corpus.uid) - n,
+        documents_kept=len(corpus.uid) - n - near.get("documents", 0),
         text_bytes=corpus.n_text_bytes,
         tokens_stored=stored,
         tokens_duplicate=tokens_duplicate,
@@ -88,7 +101,21 @@ def open_account(name: str, mixture: Mixture, corpus: Corpus, plan: SourcePlan) 
         passes_partial_tokens=plan.passes.partial,
         quota=plan.quota,
         tokens_offered=plan.available * passes,
+        documents_split_off=corpus.n_split_off,
+        decontam=dict(corpus.decontam),
+        near=near,
     )
+
+
+def _count_near(corpus: Corpus) -> dict[str, int]:
+    near = corpus.near
+    return {
+        "compared": int(corpus.is_first.sum()),
+        "clusters": len(np.unique(near.kept)),
+        "documents": len(near.document),
+        "contained": int(near.contained.sum()),
+        "tokens": int(corpus.n_tokens[near.document].sum()),
+    }
 
 
 def enter_group(account: SourceAudit, group: Group) -> None:
@@ -146,21 +173,32 @@ def close_accounts(accounts: Iterable[SourceAudit], mixture: Mixture) -> None:
 
 
 def _check(a: SourceAudit) -> list[str]:
-    dropped = sum(a.documents_dropped.values())
+    n_dropped = sum(a.documents_dropped.values())
     sums = {
-        "documents read = kept + dropped + not sampled": (
-            a.documents_read,
-            a.documents_kept + dropped + a.documents_not_sampled,
+        "documents read + split off = kept + dropped + not sampled": (
+            a.documents_read + a.documents_split_off,
+            a.documents_kept + n_dropped + a.documents_not_sampled,
         ),
-        "tokens stored = available + duplicate": (
+        "tokens stored = available + duplicate + near duplicate": (
             a.tokens_stored,
-            a.tokens_available + a.tokens_duplicate,
+            a.tokens_available + a.tokens_duplicate + a.near.get("tokens", 0),
         ),
         "tokens offered = placed + cut + left over": (
             a.tokens_offered,
             a.tokens_placed + a.tokens_cut + a.tokens_left_over,
         ),
     }
+    if a.decontam:
+        n = Counter(a.decontam)
+        dropped = Counter(a.documents_dropped)
+        sums |= {
+            "contaminated = documents dropped": (dropped[CONTAMINATED], n["dropped"]),
+            "contaminated_task = documents of dropped tasks": (
+                dropped[CONTAMINATED_TASK],
+                n["task_documents"],
+            ),
+            "pieces = documents cut + split off": (n["pieces"], n["cut"] + a.documents_split_off),
+        }
     return [f"{a.name}: {rule}: {x} is not {y}" for rule, (x, y) in sums.items() if x != y]
 
 

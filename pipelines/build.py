@@ -27,6 +27,7 @@ from pipelines.mixture_file import load_mixture
 from pipelines.progress import Reporter
 from pipelines.report import (
     audit_table,
+    decontam_table,
     dropped_table,
     estimate_table,
     plan_title,
@@ -34,6 +35,7 @@ from pipelines.report import (
     size,
 )
 from pipelines.run import RunStage, build
+from pipelines.shards import OVERLAPS_PAGE
 from pipelines.stages import Stage
 from pipelines.tokenizer import REFERENCE, Tokenizer, fetch_tokenizer, load_tokenizer
 
@@ -111,7 +113,8 @@ def _run(args: argparse.Namespace, beam_flags: list[str], report: Reporter) -> N
     for option, folder in (("--output", output), ("--store", store)):
         if files.is_local(folder) and os.path.exists(folder) and not os.path.isdir(folder):
             raise UserError(f"{option} {folder}: is a file, and has to be a folder")
-    run_stage = _beam_runner(beam_flags, args.workers, folders=[output, store])
+    reached = [output, store, *([mixture.decontam.index] if mixture.decontam else [])]
+    run_stage = _beam_runner(beam_flags, args.workers, folders=reached)
     file = fetch_tokenizer(mixture.tokenizer)
     job = assemble(
         mixture, file, data_root=args.data_root, store=store, output=output, dry_run=args.dry_run
@@ -153,6 +156,9 @@ def _print_plan(
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(e.broken.items()))
             report.say(f"sources.{name}: of {e.sampled} sampled records, broken: {reasons}; this "
                        f"will stop the build (--max-bad {max_bad:g})\n")  # fmt: skip
+    if any(source.has_tasks for source in job.sources):
+        report.say("tasks: a build first looks for those that are a benchmark's and drops them; "
+                   "what goes with them is not in this plan\n")  # fmt: skip
     width = 2 if tokenizer.token_type == "uint16" else 4
     tokens = sum(e.tokens for e in estimates.values())
     fast = tokenizer.engine_name != REFERENCE
@@ -175,6 +181,8 @@ def _print_outcome(
     text = audit_table(accounts, seq_len=mixture.seq_len)
     if dropped := dropped_table(accounts):
         text += f"\n\n{dropped}"
+    if compared := decontam_table(accounts):
+        text += f"\n\n{compared}\nevery overlap, side by side: {files.join(output, OVERLAPS_PAGE)}"
     sequences = sum(a.sequences for a in accounts)
     shards = -(-sequences // mixture.sequences_per_shard)
     text += (
@@ -195,7 +203,7 @@ def _beam_runner(flags: list[str], workers: int, *, folders: list[str]) -> RunSt
     if has_remote_workers(options) and (local := [f for f in folders if files.is_local(f)]):
         raise UserError(
             f"{local[0]}: the runner's workers cannot reach a folder of this machine; give gs:// "
-            "paths as --output and --store"
+            "paths as --output, --store and, where the mixture has one, decontam.index"
         )
 
     def run(stage: type[Stage], work: str, stage_workers: int) -> None:

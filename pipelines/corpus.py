@@ -1,8 +1,8 @@
 """What the token store holds of one source: every kept document as arrays."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,29 @@ from pipelines.records import Split
 from pipelines.store import batch_path, read_index, split_key
 
 Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class NearDuplicates:
+    """Documents that are dropped because a longer one is much like them, K of them."""
+
+    document: Int64
+    """[K] index into the corpus, ascending."""
+
+    kept: Int64
+    """[K] the document that is kept instead."""
+
+    similarity: npt.NDArray[np.float64]
+    """[K] estimated Jaccard similarity of the two."""
+
+    contained: npt.NDArray[np.bool_]
+    """[K] whether it is dropped because the other one contains it, or what resembles it."""
+
+    @classmethod
+    def none(cls) -> "NearDuplicates":
+        """Where nobody looked for them."""
+        nothing = np.zeros(0, np.int64)
+        return cls(nothing, nothing, np.zeros(0), np.zeros(0, np.bool_))
 
 
 @dataclass(frozen=True)
@@ -42,13 +65,28 @@ class Corpus:
     uid: list[bytes]
     n_read: int
     n_not_sampled: int
+    n_split_off: int
+    """Pieces of documents beyond the first piece of each."""
+
     n_text_bytes: int
     """UTF-8 bytes of the kept documents."""
+
+    decontam: Mapping[str, int]
+    """What decontamination counted, see `decontaminate.count_document`."""
+
+    near: NearDuplicates = field(default_factory=NearDuplicates.none)
 
     @cached_property
     def is_first(self) -> npt.NDArray[np.bool_]:
         """[N] false for a document whose text occurred before in this source."""
         return first_occurrences(self.uid)
+
+    @cached_property
+    def is_unique(self) -> npt.NDArray[np.bool_]:
+        """[N] false for duplicates and near duplicates."""
+        unique = self.is_first.copy()
+        unique[self.near.document] = False
+        return unique
 
     def dropped_reasons(self) -> Counter[str]:
         """How many records were dropped in the prepare stage, by reason."""
@@ -79,6 +117,7 @@ def load_corpus(folder: str, splits: Sequence[Split], finished: dict[str, int]) 
     tables: list[pa.Table] = []
     lines: Counter[str] = Counter()
     totals: Counter[str] = Counter()
+    decontam: Counter[str] = Counter()
     for split in splits:
         key = split_key(split)
         for index in range(finished[key]):
@@ -89,6 +128,8 @@ def load_corpus(folder: str, splits: Sequence[Split], finished: dict[str, int]) 
             first_lines.append(lines[split.file.name] if len(split.files) == 1 else 0)
             lines[split.file.name] += counts.n_lines
             totals.update(read=counts.n_read, not_sampled=counts.n_not_sampled)
+            totals.update(split_off=counts.n_split_off)
+            decontam.update(counts.decontam)
             tables.append(table)
     n_tokens = [_int64(table, "n_tokens") for table in tables]
     starts = [np.concatenate([[0], np.cumsum(n)[:-1]]) if len(n) else n for n in n_tokens]
@@ -103,7 +144,9 @@ def load_corpus(folder: str, splits: Sequence[Split], finished: dict[str, int]) 
         uid=[uid for table in tables for uid in table["uid"].to_pylist()],
         n_read=totals["read"],
         n_not_sampled=totals["not_sampled"],
+        n_split_off=totals["split_off"],
         n_text_bytes=int(sum(_int64(table, "n_bytes").sum() for table in tables)),
+        decontam=dict(sorted(decontam.items())),
     )
 
 

@@ -61,7 +61,7 @@ def estimate(job: SourceJob, tokenizer: Tokenizer) -> Estimate:
     broken: Counter[str] = Counter()
     for split in _spread_out(job.splits):
         for block, consumed in _samples(split, job.spec.max_record):
-            prepared = preparer.prepare(block)
+            prepared = preparer.prepare(block, split.files)
             read += prepared.n_read
             kept += len(prepared.documents)
             tokens += len(prepared.tokens)
@@ -100,7 +100,8 @@ def _samples(split: Split, max_record: int) -> Iterator[tuple[Block, int]]:
     if split.format == "text":
         split = replace(split, files=split.files[:16])
     for block in islice(read_blocks(split, max_record=max_record, skip=lambda _: False), 1):
-        yield block, sum(f.size for f in split.files) if split.format == "text" else block.n_bytes
+        whole = split.format in ("text", "tasks")
+        yield block, sum(f.size for f in split.files) if whole else block.n_bytes
 
 
 def _sample_lines(raw: pa.NativeFile, split: Split, max_record: int) -> Iterator[tuple[Block, int]]:

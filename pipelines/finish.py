@@ -6,19 +6,26 @@ from importlib import metadata
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from pipelines import files
-from pipelines.audit import DUPLICATE, SourceAudit
+from pipelines.audit import DUPLICATE, NEAR_DUPLICATE, SourceAudit
+from pipelines.clusters import has_dedup
 from pipelines.corpus import Corpus
+from pipelines.evidence import describe_decontamination
 from pipelines.job import Job
 from pipelines.ordering import TrainingOrder
-from pipelines.report import audit_table, dropped_table
+from pipelines.report import audit_table, decontam_table, dropped_table, near_table
 from pipelines.shards import (
     DOCUMENTS,
     DROPPED,
     FORMAT_VERSION,
     MANIFEST,
+    NEAR_DUPLICATES,
+    OVERLAPS,
+    OVERLAPS_PAGE,
+    TASKS,
     dataset_id,
     encode_manifest,
     shard_name,
@@ -50,7 +57,7 @@ def write_documents(job: Job, corpora: Mapping[str, Corpus]) -> None:
             first = 0
             for number, batch in enumerate(corpus.batches):
                 table, _ = read_index(batch)
-                keep = pa.array(corpus.is_first[first : first + len(table)])
+                keep = pa.array(corpus.is_unique[first : first + len(table)])
                 first += len(table)
                 if job.mixture.duplicates == "drop":
                     table = table.filter(keep)
@@ -98,6 +105,7 @@ def dropped_records(
             again = pa.array(~corpus.is_first[first : first + len(index)])
             evidence = {"reason": DUPLICATE, "evidence": "the same text occurred before"}
             rows += [row | evidence for row in index.filter(again).to_pylist()]
+            rows += _near_duplicates(corpus, index, first)
         first += len(index)
         for row in sorted(rows, key=lambda r: (r["file"], r["line"], r["offset"])):
             yield {
@@ -109,6 +117,18 @@ def dropped_records(
                 "evidence": row["evidence"],
                 "uid": row["uid"].hex() if row["uid"] else None,
             }
+
+
+def _near_duplicates(corpus: Corpus, index: pa.Table, first: int) -> Iterator[dict[str, Any]]:
+    """Those in a batch whose first document is number `first` of the corpus."""
+    near = corpus.near
+    begin, end = np.searchsorted(near.document, [first, first + len(index)])
+    documents = index.take(near.document[begin:end] - first).to_pylist()
+    for i, document in enumerate(documents, int(begin)):
+        how = "contained" if near.contained[i] else "similar"
+        kept = corpus.uid[near.kept[i]].hex()
+        evidence = f"{how}, similarity {near.similarity[i]:.2f}, kept: {kept}"
+        yield document | {"reason": NEAR_DUPLICATE, "evidence": evidence}
 
 
 def write_manifest(
@@ -150,19 +170,26 @@ def write_manifest(
             for file in source.inputs
         ],
         "shards": list(shards),
-        "files": {
-            name: _sha256(files.join(job.output, name))
-            for name in (DOCUMENTS, DROPPED, job.tokenizer.file_name)
-        },
+        "files": {name: _sha256(files.join(job.output, name)) for name in _other_files(job)},
         "program": job.fingerprint["program"],
         "versions": {
             name: metadata.version(name)
             for name in ("apache-beam", "numpy", "pyarrow", "sentencepiece", "tokenizers")
         },
     }
+    if decontamination := describe_decontamination(job):
+        manifest["decontamination"] = decontamination
     manifest["dataset_id"] = dataset_id(manifest)
     files.write_bytes(files.join(job.output, "README.md"), _card(manifest, accounts).encode())
     files.write_bytes(files.join(job.output, MANIFEST), encode_manifest(manifest))
+
+
+def _other_files(job: Job) -> list[str]:
+    """The files beside the shards that the manifest answers for."""
+    evidence = [OVERLAPS, OVERLAPS_PAGE] if job.benchmark else []
+    evidence += [TASKS] if any(source.has_tasks for source in job.sources) else []
+    clusters = [NEAR_DUPLICATES] if has_dedup(job) else []
+    return [DOCUMENTS, DROPPED, *evidence, *clusters, job.tokenizer.file_name]
 
 
 def _sha256(path: str) -> str:
@@ -208,8 +235,32 @@ def _card(manifest: Mapping[str, Any], accounts: Sequence[SourceAudit]) -> str:
 ```
 {dropped or "no document was dropped"}
 ```
-
+{_decontam_section(accounts)}{_near_section(accounts)}
 `NNNNN.tok` and `NNNNN.meta.arrow` are the shards, `manifest.json` says what they hold and what
 they were made from, `documents.arrow` where every document came from, `dropped.jsonl.zst` which
 records were left out and why.
+"""
+
+
+def _near_section(accounts: Sequence[SourceAudit]) -> str:
+    if not (compared := near_table(accounts)):
+        return ""
+    return f"""
+Compared with each other; `{NEAR_DUPLICATES}` has every cluster of near duplicates:
+
+```
+{compared}
+```
+"""
+
+
+def _decontam_section(accounts: Sequence[SourceAudit]) -> str:
+    if not (compared := decontam_table(accounts)):
+        return ""
+    return f"""
+Compared with benchmarks; `{OVERLAPS}` has every overlap, `{OVERLAPS_PAGE}` shows them:
+
+```
+{compared}
+```
 """

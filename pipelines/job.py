@@ -1,28 +1,44 @@
 """Everything a build needs to know before it reads a document: inputs, splits, specs, folders."""
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines import files
 from pipelines.abstracts import build_index, list_abstracts
+from pipelines.benchmark_index import load_index, open_index
+from pipelines.decontaminate import DecontamSpec, policy_of
 from pipelines.errors import FaultsError, UserError
-from pipelines.mixture import Mixture, digest
+from pipelines.mixture import Mixture, Source, digest
 from pipelines.prepare import PrepareSpec
 from pipelines.records import InputFile, Split
 from pipelines.schemas import schema_of
+from pipelines.sketch import SketchSpec
 from pipelines.sources import list_source, plan_splits
 from pipelines.tokenizer import TokenizerFile
 
+if TYPE_CHECKING:
+    from decontam.index import Index
+
 # What the bytes of the token store and of the shards depend on. A change in one of these modules
 # makes other names, so that nothing made by older code is ever mistaken for the new.
-_STORE_MODULES = ("abstracts", "filters", "hub", "prepare", "readers", "records", "references",
-                  "schemas", "segment_cache", "sentencepiece_model", "sources", "store",
-                  "templates/plain", "tokenizer")  # fmt: skip
-_SHARD_MODULES = ("arrange", "audit", "corpus", "finish", "gather", "mixing", "ordering", "packing",
-                  "planning", "rows", "shards", "xxh3")  # fmt: skip
+_STORE_MODULES = ("abstracts", "decontaminate", "filters", "hub", "prepare", "readers", "records",
+                  "references", "schemas", "segment_cache", "sentencepiece_model", "sources",
+                  "store", "task_files", "templates/plain", "tokenizer")  # fmt: skip
+_SHARD_MODULES = ("arrange", "audit", "candidates", "clusters", "corpus", "dedup", "evidence",
+                  "finish", "gather", "mixing", "near_duplicates", "ordering", "packing",
+                  "planning", "rows", "shards", "tasks", "xxh3")  # fmt: skip
+_DECONTAM_MODULES = ("bands", "character_kernels", "excerpt", "grid", "index", "index_file", "lsh",
+                     "minhash", "normalize", "policy", "records", "report", "search",
+                     "search_kernels", "window_kernels", "windows", "word_kernels")  # fmt: skip
+_TASK_MODULES = ("bands", "candidates", "likeness", "lsh", "minhash", "tasks", "window_kernels",
+                 "windows")  # fmt: skip
+_SKETCH_MODULES = ("bands", "character_kernels", "minhash", "normalize", "sketches",
+                   "word_kernels")  # fmt: skip
+_EDGE_MODULES = ("candidates", "edge_kernels")
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,19 @@ class SourceJob:
     store: str
     """Folder of the token store that holds this source's batches."""
 
+    @property
+    def has_tasks(self) -> bool:
+        """Whether its documents belong to tasks that are compared with benchmarks."""
+        return self.spec.decontam is not None and bool(self.spec.schema.group)
+
+    def without(self, tasks: Mapping[str, str]) -> "SourceJob":
+        """The same source but for tasks that are dropped whole, each with the evidence."""
+        if self.spec.decontam is None:
+            raise ValueError(f"{self.name}: not compared with any benchmark")
+        decontam = replace(self.spec.decontam, dropped_groups=tasks)
+        spec = replace(self.spec, decontam=decontam)
+        return replace(self, spec=spec, store=f"{self.store.rpartition('/')[0]}/{spec.digest}")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -45,6 +74,8 @@ class Job:
     tokenizer: TokenizerFile
     sources: list[SourceJob]
     output: str
+    benchmark: str | None = None
+    """Path of the index of benchmarks that documents are compared with."""
 
     @property
     def work(self) -> str:
@@ -55,25 +86,40 @@ class Job:
     def fingerprint(self) -> dict[str, str]:
         """What identifies the build, part by part, so that a mismatch can be named."""
         inputs = [(s.name, f.name, f.size, f.identity) for s in self.sources for f in s.inputs]
-        return {
-            "mixture": digest(self.mixture.recipe()),
+        parts = {
+            "mixture": digest(self.mixture.identity()),
             "tokenizer": self.tokenizer.digest,
             "input files": digest(inputs),
             "program": program_digest(),
         }
+        if self.benchmark:
+            parts["benchmark index"] = load_index(self.benchmark).header["digest"]
+        return parts
 
 
-def code_digest(modules: Iterable[str]) -> str:
-    """Digest of the source of modules of this package."""
-    package = Path(__file__).parent
-    sources = [(package / f"{module}.py").read_bytes() for module in modules]
+def code_digest(modules: Iterable[str], package: str = "pipelines") -> str:
+    """Digest of the source of modules of a package of this project."""
+    folder = Path(__file__).parents[1] / package
+    sources = [(folder / f"{module}.py").read_bytes() for module in modules]
     return hashlib.sha256(b"\0".join(sources)).hexdigest()[:32]
+
+
+@cache
+def task_code() -> str:
+    """Digest of the code that finds what resembles a benchmark, beside that of `DecontamSpec`."""
+    return digest(code_digest(["candidates"]), code_digest(_TASK_MODULES, "decontam"))
 
 
 @cache
 def program_digest() -> str:
     """Digest of the code that the bytes of a data set depend on."""
-    return digest(code_digest(_STORE_MODULES), code_digest(_SHARD_MODULES))
+    return digest(
+        code_digest(_STORE_MODULES),
+        code_digest(_SHARD_MODULES),
+        code_digest(_DECONTAM_MODULES, "decontam"),
+        task_code(),
+        code_digest((*_SKETCH_MODULES, *_EDGE_MODULES), "decontam"),
+    )
 
 
 def assemble(
@@ -90,19 +136,22 @@ def assemble(
     A dry run writes no index of abstracts; its job is for estimates only.
 
     Raises:
-        FaultsError: inputs are missing or unreadable; all of them are named.
+        FaultsError: inputs are missing or unreadable, or the benchmark's index is not the one the
+            mixture asks for; all of it is named.
     """
-    faults: list[str] = []
+    index, faults = open_index(mixture.decontam) if mixture.decontam else (None, [])
     sources: list[SourceJob] = []
     code = code_digest(_STORE_MODULES)
     for name in mixture.sources:
         try:
-            sources.append(_source_job(name, mixture, tokenizer, data_root, store, code, dry_run))
+            sources.append(
+                _source_job(name, mixture, tokenizer, data_root, store, code, index, dry_run)
+            )
         except UserError as error:
             faults.append(str(error))
     if faults:
         raise FaultsError(f"mixture {mixture.name}", faults)
-    return Job(mixture, tokenizer, sources, output)
+    return Job(mixture, tokenizer, sources, output, mixture.decontam and mixture.decontam.path)
 
 
 def _source_job(
@@ -112,6 +161,7 @@ def _source_job(
     data_root: str | None,
     store: str,
     code: str,
+    index: "Index | None",
     dry_run: bool,
 ) -> SourceJob:
     source = mixture.sources[name]
@@ -120,8 +170,9 @@ def _source_job(
     if source.abstracts:
         metadata = list_abstracts(name, source.abstracts, data_root=data_root)
         abstracts = None if dry_run else build_index(source.abstracts, metadata, store)
+    schema = schema_of(source)
     spec = PrepareSpec(
-        schema=schema_of(source),
+        schema=schema,
         completion_only=source.loss == "completion",
         filters=mixture.filters_of(name),
         sample=source.sample,
@@ -129,9 +180,28 @@ def _source_job(
         tokenizer=tokenizer,
         abstracts=abstracts,
         code=code,
+        decontam=_decontam_spec(mixture, name, index, grouped=bool(schema.group)),
+        sketch=_sketch_spec(source),
     )
     splits = plan_splits(name, source, inputs)
     return SourceJob(name, inputs, splits, spec, files.join(store, spec.digest))
+
+
+def _sketch_spec(source: Source) -> SketchSpec | None:
+    if source.dedup is None:
+        return None
+    code = digest(code_digest(["sketch"]), code_digest(_SKETCH_MODULES, "decontam"))
+    return SketchSpec(source.dedup.shingle, code)
+
+
+def _decontam_spec(
+    mixture: Mixture, name: str, index: "Index | None", *, grouped: bool
+) -> DecontamSpec | None:
+    policy = policy_of(mixture, name, grouped=grouped)
+    if policy is None or mixture.decontam is None or index is None:
+        return None
+    code = code_digest(_DECONTAM_MODULES, "decontam")
+    return DecontamSpec(mixture.decontam.path, index.header["digest"], policy, code)
 
 
 def claim_output(job: Job, *, dry_run: bool = False) -> bool:

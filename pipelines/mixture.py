@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import os
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -51,14 +52,15 @@ class Filters(Frozen):
 class Fields(Frozen):
     """Where a record of another schema keeps what we need; dots go into nested objects."""
 
-    text: str = "text"
-    """The document's text."""
+    text: Paths = ["text"]
+    """The document's text; several fields are joined by a newline (of a list, its first item)."""
 
     origin: Annotated[list[str], BeforeValidator(_as_list)] = []
     """What a person would call the document (title, URL, id); the first that is present."""
 
     prompt: str | None = None
-    """A field that the text begins with and that `loss: completion` takes no loss on."""
+    """A field that the text begins with and that `loss: completion` takes no loss on; without it,
+    all but the last of several text fields."""
 
 
 class Abstracts(Frozen):
@@ -77,7 +79,101 @@ class Abstracts(Frozen):
     """Field that holds the abstract."""
 
 
-SchemaName = Literal["text", "redpajama", "long_data", "oig", "pile", "c4"]
+Action = Literal["drop", "excise", "threshold", "none"]
+Boilerplate = Literal["keep", "drop"]
+Margin = Annotated[Whole, Field(ge=0)]
+Share = Annotated[Real, Field(ge=0, le=1)]
+
+
+class SourceDecontam(Frozen):
+    """What one source does otherwise than the mixture's `decontam` says."""
+
+    policy: Action | None = None
+    """Instead of the mixture's."""
+
+    margin_words: Margin | None = None
+    """Instead of the mixture's."""
+
+    threshold: Share | None = None
+    """Instead of the mixture's."""
+
+    boilerplate: Boilerplate | None = None
+    """Instead of the mixture's."""
+
+
+class TaskRules(Frozen):
+    """Which tasks of sources with a `group` are dropped whole, beside what the rule finds."""
+
+    keep: dict[str, str] = {}
+    """Tasks that stay although the rule would drop them, each with the reason."""
+
+    drop: dict[str, str] = {}
+    """Tasks that are dropped although the rule would keep them, each with the reason."""
+
+    min_examples: Annotated[Whole, Field(ge=1)] = 1
+    """Benchmark instances that a task has to hold to be dropped."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TaskRules":
+        if both := sorted(set(self.keep) & set(self.drop)):
+            raise ValueError(f"{both[0]} is in `keep` and in `drop`; decide")
+        return self
+
+
+class Decontam(Frozen):
+    """Which benchmark texts are kept out of the data set, and how."""
+
+    index: str
+    """The benchmark's index, as `python -m decontam.build_index` writes it; local or remote."""
+
+    n: Annotated[Whole, Field(ge=1)] | None = None
+    """Words in a row that make an overlap; must be what the index was made with."""
+
+    normalization: Literal["default", "helm"] | None = None
+    """How words are compared; must be what the index was made with."""
+
+    require: Annotated[list[str], BeforeValidator(_as_list)] = ["all"]
+    """Scenarios that the index has to cover; `all`: every core scenario, `[]`: none."""
+
+    policy: Action | None = None
+    """What happens to a document with an overlap; default: `drop` for sources with a `group`,
+    `excise` for others."""
+
+    margin_words: Margin = 32
+    """Words that `excise` cuts on each side of an overlap."""
+
+    threshold: Share = 0.05
+    """Share of its words above which `threshold` drops a document."""
+
+    boilerplate: Boilerplate = "keep"
+    """Whether overlaps that are common everywhere are only reported, or treated like others."""
+
+    tasks: TaskRules = TaskRules()
+    """Tasks that are a benchmark in another format, and are dropped whole."""
+
+    @property
+    def path(self) -> str:
+        """The index's path wherever a worker runs; a relative one is below the working folder."""
+        return self.index if "://" in self.index else os.path.abspath(self.index)
+
+
+class Dedup(Frozen):
+    """Which documents of a source are too much like another one to keep both."""
+
+    threshold: Annotated[Real, Field(ge=0.5, le=1)] = 0.8
+    """Near duplicates have at least this share of their shingles in common (Jaccard similarity)."""
+
+    contained: Annotated[Real, Field(ge=0.5, le=1)] | None = 0.8
+    """A document with at least this share of its shingles in a longer one is dropped too; null:
+    lengths must match."""
+
+    shingle: Annotated[Whole, Field(ge=1, le=64)] = 5
+    """Words in a row that make a shingle."""
+
+
+SchemaName = Literal[
+    "text", "redpajama", "long_data", "oig", "pile", "c4", "p3", "natural_instructions"
+]
 FormatName = Literal["auto", "jsonl", "parquet", "arrow", "text"]
 
 
@@ -105,8 +201,18 @@ class Source(Frozen):
     abstracts: Abstracts | None = None
     """Metadata to join by the document's origin."""
 
+    group: Annotated[list[str], BeforeValidator(_as_list)] = []
+    """What names the task of a record, beside what the schema knows: a field, the first that is
+    present, or `file` for the name of its file."""
+
     filters: Filters | None = None
     """Instead of the mixture's filters."""
+
+    decontam: SourceDecontam | None = None
+    """Instead of single keys of the mixture's `decontam`."""
+
+    dedup: Dedup | None = None
+    """Near duplicates to leave out of the source; without it only equal texts are."""
 
     sample: Annotated[Real, Field(gt=0, le=1)] = 1.0
     """Share of the documents to look at, drawn by a hash of their text."""
@@ -180,6 +286,9 @@ class Mixture(Frozen):
     filters: Filters = Filters()
     """Length floors for all sources."""
 
+    decontam: Decontam | None = None
+    """Benchmarks to keep out of the data set; without it nothing is compared."""
+
     duplicates: Literal["drop", "keep"] = "drop"
     """What happens to a document whose text occurred before in the same source."""
 
@@ -195,9 +304,25 @@ class Mixture(Frozen):
     sources: Annotated[dict[str, Source], Field(min_length=1)]
     """The sources by name."""
 
+    @model_validator(mode="after")
+    def _comparable(self) -> "Mixture":
+        for name, source in self.sources.items():
+            if source.decontam and not self.decontam:
+                raise ValueError(f"sources.{name}.decontam needs `decontam.index` of the mixture")
+            if source.dedup and self.duplicates == "keep":
+                raise ValueError(f"sources.{name}.dedup needs `duplicates: drop` of the mixture")
+        return self
+
     def filters_of(self, source: str) -> Filters:
         """The filters that hold for one source."""
         return self.sources[source].filters or self.filters
+
+    def identity(self) -> dict[str, Any]:
+        """What tells builds apart: the recipe, but for where the benchmark's index lies."""
+        recipe = self.recipe()
+        if recipe["decontam"]:
+            del recipe["decontam"]["index"]
+        return recipe
 
     def recipe(self) -> dict[str, Any]:
         """The whole mixture as plain JSON values, defaults included."""

@@ -67,7 +67,7 @@ class Usable:
 
 def usable_documents(corpus: Corpus, source: Source, mixture: Mixture) -> Usable:
     """Leave out duplicates (unless kept), and count what a sequence can hold."""
-    keep = corpus.is_first if mixture.duplicates == "drop" else np.ones(len(corpus.uid), np.bool_)
+    keep = corpus.is_unique if mixture.duplicates == "drop" else np.ones(len(corpus.uid), np.bool_)
     document = np.flatnonzero(keep)
     n_tokens = corpus.n_tokens[document]
     if source.policy == "pad":

@@ -16,10 +16,12 @@ from pipelines import files, hub
 from pipelines.errors import UserError
 from pipelines.records import Dropped, RawRecord, Split
 from pipelines.sources import BLOCK_BYTES, compression_of
+from pipelines.task_files import task_records
 
 _READ_BYTES = 1 << 20
 _ROWS = 64
 _ROWS_PER_BLOCK = 1 << 16
+_LARGEST_TASK_FILE = 1 << 30
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -56,7 +58,8 @@ def read_blocks(split: Split, *, max_record: int, skip: Callable[[int], bool]) -
         InputFault: the file is truncated, damaged, unreadable, or not the one that was listed.
     """
     _check_unchanged(split)
-    reader = {"jsonl": _lines, "parquet": _parquet, "arrow": _arrow, "text": _texts, "hub": _hub}
+    reader = {"jsonl": _lines, "parquet": _parquet, "arrow": _arrow, "text": _texts, "hub": _hub,
+              "tasks": _tasks}  # fmt: skip
     try:
         with files.reachable(split.file.path):
             yield from reader[split.format](split, max_record, skip)
@@ -325,8 +328,17 @@ def _texts(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterat
     yield Block(0, 0, size, records, dropped)
 
 
+def _tasks(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterator[Block]:
+    """A task file of Natural Instructions: one JSON object with many instances."""
+    content = _whole(split.file.path, _LARGEST_TASK_FILE)
+    if len(content) > _LARGEST_TASK_FILE:
+        raise ValueError(f"more than {_LARGEST_TASK_FILE:,} bytes, too many for a task file")
+    rows = task_records(content.removeprefix(_BOM), split.file.name)
+    yield from _row_blocks(rows, max_record, skip)
+
+
 def _whole(path: str, max_record: int) -> bytes:
-    """A text file's content, or its first max_record + 1 bytes."""
+    """A file's content, or its first max_record + 1 bytes and perhaps some more."""
     with files.open_binary(path) as raw:
         stream = _decompressed(raw, path)
         data = bytearray()

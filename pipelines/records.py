@@ -35,6 +35,12 @@ class Document(NamedTuple):
     line: int
     offset: int
     file: int
+    group: str = ""
+    """Name of the task it belongs to; empty where its source has none."""
+
+    def dropped(self, reason: str, evidence: str, uid: bytes | None = None) -> "Dropped":
+        """The record of this document's not being kept."""
+        return Dropped(reason, evidence, self.line, self.offset, self.file, uid)
 
 
 class Dropped(NamedTuple):

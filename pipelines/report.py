@@ -1,5 +1,6 @@
 """Tables for people: the plan, the audit."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from pipelines.audit import SourceAudit
@@ -99,3 +100,29 @@ def dropped_table(accounts: Iterable[SourceAudit]) -> str:
         (a.name, reason, f"{n:,}") for a in accounts for reason, n in a.documents_dropped.items()
     ]
     return table(("source", "dropped because", "documents"), rows) if rows else ""
+
+
+def near_table(accounts: Iterable[SourceAudit]) -> str:
+    """Near duplicates found and dropped; empty if nobody looked for any."""
+    names = ("compared", "clusters", "documents", "contained", "tokens")
+    rows = [(a.name, *(f"{a.near[name]:,}" for name in names)) for a in accounts if a.near]
+    header = ("source", "compared with each other", "clusters", "dropped", "of them contained",
+              "tokens dropped")  # fmt: skip
+    return table(header, rows) if rows else ""
+
+
+def decontam_table(accounts: Iterable[SourceAudit]) -> str:
+    """What decontamination found and removed; empty if nothing was compared with a benchmark."""
+    accounts = list(accounts)
+    if not any(a.decontam for a in accounts):
+        return ""
+    rows: list[Sequence[str]] = []
+    for a in accounts:
+        n = Counter(a.decontam)
+        names = ("documents", "touched", "dropped", "task_documents", "cut", "pieces")
+        removed = (n["bytes_removed"] + n["task_bytes"]) / max(n["bytes"] + n["task_bytes"], 1)
+        rows.append((a.name, *(f"{n[name]:,}" for name in names), f"{removed:.4%}",
+                     f"{n['boilerplate']:,}"))  # fmt: skip
+    header = ("source", "compared", "with overlaps", "dropped", "dropped tasks'", "cut", "pieces",
+              "bytes removed", "boilerplate only")  # fmt: skip
+    return table(header, rows)

@@ -17,9 +17,11 @@ from pipelines.audit import (
     open_account,
     too_many_bad,
 )
+from pipelines.clusters import write_clusters
 from pipelines.corpus import Corpus, load_corpus
 from pipelines.errors import FaultsError, UserError
 from pipelines.estimate import expected_bytes
+from pipelines.evidence import write_overlaps, write_tasks
 from pipelines.finish import (
     describe_shard,
     dropped_records,
@@ -29,6 +31,7 @@ from pipelines.finish import (
 )
 from pipelines.job import Job
 from pipelines.mixing import apportion
+from pipelines.near_stage import deduplicate
 from pipelines.ordering import TrainingOrder
 from pipelines.planning import SourcePlan, form_groups, plan_sources
 from pipelines.progress import Done, Reporter, Total
@@ -43,13 +46,16 @@ from pipelines.stages import (
     Stage,
     Write,
     WriteTasks,
+    clear_faults,
     explain_full_disk,
     group_path,
     layout_path,
     order_path,
+    raise_faults,
     save_tasks,
 )
 from pipelines.store import finished_batches, split_key
+from pipelines.tasks import decide_tasks
 from pipelines.tokenizer import REFERENCE, Tokenizer
 
 RunStage = Callable[[type[Stage], str, int], None]
@@ -81,6 +87,7 @@ def build(
         UserError: inputs, limits or the disk stop the build; nothing was published.
     """
     with explain_full_disk(job.output):
+        job = _without_tasks(job, run_stage=run_stage, report=report, workers=workers)
         corpora, plans = _prepare_and_plan(
             job, tokenizer.engine_name, run_stage=run_stage, report=report,
             max_bad=max_bad, workers=workers,
@@ -96,9 +103,21 @@ def build(
         close_accounts(accounts, job.mixture)
         write_documents(job, corpora)
         write_dropped(job, corpora)
+        write_clusters(job, corpora)
+        write_overlaps(job, corpora, accounts)
+        write_tasks(job)
         write_manifest(job, tokenizer, accounts, order, entries)
         files.remove(job.work)
     return accounts
+
+
+def _without_tasks(job: Job, *, run_stage: RunStage, report: Reporter, workers: int) -> Job:
+    """The job without tasks that are a benchmark's; the output is let go where that fails."""
+    try:
+        return decide_tasks(job, run_stage=run_stage, report=report, workers=workers)
+    except UserError:
+        _release_output(job)
+        raise
 
 
 def _prepare_and_plan(
@@ -112,6 +131,7 @@ def _prepare_and_plan(
             raise FaultsError("broken input", [*faults, *_first_bad(corpora), way_out])
         if empty := _without_documents(job, corpora):
             raise FaultsError("nothing to take a share of", empty)
+        corpora = deduplicate(job, corpora, run_stage=run_stage, report=report, workers=workers)
         return corpora, plan_sources(job.mixture, corpora)
     except UserError:
         _release_output(job)
@@ -169,10 +189,10 @@ def prepare(
         )
         for source in job.sources:
             files.write_json(files.join(source.store, "spec.json"), source.spec.describe())
-        _clear_faults(job)
+        clear_faults(job.work)
         with report.stage("prepare", total, _store_poll(job, todo)):
             run_stage(Prepare, job.work, workers)
-        _raise_faults(job)
+        raise_faults(job.work)
         for folder in {s.store for s in job.sources}:
             _remove_leftovers(folder, older_than=_LEFTOVER_SECONDS)
         finished = {s.name: finished_batches(s.store, s.splits) for s in job.sources}
@@ -220,21 +240,6 @@ def _batch_size(path: str) -> tuple[int, int]:
 
     table, counts = read_index(path.removesuffix(".arrow"), ["n_tokens"])
     return counts.n_bytes, sum(table["n_tokens"].to_pylist())
-
-
-def _clear_faults(job: Job) -> None:
-    folder = files.join(job.work, "faults")
-    for name in files.list_names(folder):
-        files.remove(files.join(folder, name))
-
-
-def _raise_faults(job: Job) -> None:
-    folder = files.join(job.work, "faults")
-    faults = {
-        files.read_json(files.join(folder, name))["fault"] for name in files.list_names(folder)
-    }
-    if faults:
-        raise FaultsError("input that cannot be trusted", sorted(faults))
 
 
 def pack(

@@ -3,8 +3,8 @@
 import ast
 import json
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,13 +18,30 @@ from pipelines.records import Document, Dropped, RawRecord
 class Schema:
     """Where a record keeps what we need. Dots go into nested objects."""
 
-    text: str = "text"
+    text: tuple[str, ...] = ("text",)
+    """Several fields are joined by a newline; of a list, the first item counts."""
+
     origin: tuple[str, ...] = ()
     """What names the document: the first field that holds a non-empty string."""
 
     prompt: str | None = None
-    """The part of the text, at its beginning, that `loss: completion` leaves out."""
+    """The part of the text, at its beginning, that `loss: completion` leaves out; without it,
+    all but the last of several text fields."""
 
+    other_text: tuple[str, ...] = ()
+    """Text fields of records that have the first of these."""
+
+    group: tuple[str, ...] = ()
+    """What names the task, found like the origin; `FILE`: the name of the file."""
+
+    @property
+    def text_fields(self) -> tuple[tuple[str, ...], ...]:
+        """Layouts of the text, the first of which that a record has is taken."""
+        return (self.other_text, self.text) if self.other_text else (self.text,)
+
+
+FILE = "file"
+"""A group that is no field: whoever knows the files puts the file's name in its place."""
 
 SCHEMAS: Mapping[str, Schema] = {
     "text": Schema(origin=("id", "name", "url", "title")),
@@ -54,15 +71,25 @@ SCHEMAS: Mapping[str, Schema] = {
             "id",
         )
     ),
+    # RedPajama-Data-Instruct, and bigscience/P3, where `inputs` and `targets` are token ids.
+    "p3": Schema(
+        text=("inputs", "targets"),
+        other_text=("inputs_pretokenized", "targets_pretokenized"),
+        origin=("meta.task", "task"),
+        group=("meta.task", "task"),
+    ),
+    # Records as `readers.py` takes them out of task files.
+    "natural_instructions": Schema(text=("input", "output"), origin=("task",), group=("task",)),
 }
 
 
 def schema_of(source: Source) -> Schema:
     """The schema a source names, or the one its `fields` describe."""
     fields: Fields | None = source.fields
-    if fields is None:
-        return SCHEMAS[source.schema_]
-    return Schema(fields.text, tuple(fields.origin), fields.prompt)
+    schema = SCHEMAS[source.schema_]
+    if fields is not None:
+        schema = Schema(tuple(fields.text), tuple(fields.origin), fields.prompt)
+    return replace(schema, group=tuple(source.group)) if source.group else schema
 
 
 def document_parser(
@@ -70,13 +97,16 @@ def document_parser(
 ) -> Callable[[RawRecord], Document | Dropped]:
     """A function that turns raw records into documents, or says why it cannot."""
     decode = _decoder(schema)
+    groups = tuple(path for path in schema.group if path != FILE)
 
     def parse(record: RawRecord) -> Document | Dropped:
         try:
             value = decode(record.value) if isinstance(record.value, bytes) else record.value
-            text = _text(value, schema.text)
-            prompt = _prompt(value, text, schema) if completion_only else 0
-            return Document(text, _origin(value, schema.origin), prompt, *record[1:])
+            texts = _texts(value, schema)
+            text = "\n".join(texts)
+            prompt = _prompt(value, texts, schema) if completion_only else 0
+            origin, group = _first_name(value, schema.origin), _first_name(value, groups)
+            return Document(text, origin, prompt, *record[1:], group)
         except _BadRecordError as bad:
             return Dropped(bad.reason, bad.evidence, *record[1:])
 
@@ -94,7 +124,8 @@ def _decoder(schema: Schema) -> Callable[[bytes], Mapping[str, Any]]:
 
     Others must be JSON, but are not built: a byte in one of them that is no UTF-8 costs nothing.
     """
-    paths = [schema.text, *schema.origin, *([schema.prompt] if schema.prompt else [])]
+    texts = [path for layout in schema.text_fields for path in layout]
+    paths = [*texts, *schema.origin, *([schema.prompt] if schema.prompt else []), *schema.group]
     names = sorted({path.split(".")[0] for path in paths})
     record_type = msgspec.defstruct(
         "Record", [(f"f{i}", Any, None) for i in range(len(names))],
@@ -148,8 +179,17 @@ def _mapping_in(text: str | bytes) -> Any:
             return None
 
 
-def _text(value: Any, path: str) -> str:
+def _texts(value: Any, schema: Schema) -> list[str]:
+    """The texts that make up the document, by the first layout that the record has."""
+    layouts = schema.text_fields
+    paths = next((x for x in layouts if _at(value, x[0]) is not None), layouts[-1])
+    return [_text(value, path, of_list=len(paths) > 1) for path in paths]
+
+
+def _text(value: Any, path: str, *, of_list: bool) -> str:
     text = _at(value, path)
+    if of_list and isinstance(text, list) and text:
+        text = text[0]
     if isinstance(text, bytes):
         try:
             return text.decode()
@@ -162,7 +202,8 @@ def _text(value: Any, path: str) -> str:
     return text
 
 
-def _origin(value: Any, paths: tuple[str, ...]) -> str:
+def _first_name(value: Any, paths: tuple[str, ...]) -> str:
+    """The first field that holds a name."""
     for path in paths:
         found = _at(value, path)
         if isinstance(found, bytes):
@@ -172,10 +213,13 @@ def _origin(value: Any, paths: tuple[str, ...]) -> str:
     return ""
 
 
-def _prompt(value: Any, text: str, schema: Schema) -> int:
+def _prompt(value: Any, texts: Sequence[str], schema: Schema) -> int:
+    """Characters at the beginning of the text that carry no loss."""
+    if schema.prompt is None and len(texts) > 1:
+        return sum(len(text) + 1 for text in texts[:-1])
     prompt = _at(value, schema.prompt) if schema.prompt else None
     if isinstance(prompt, bytes):
         prompt = prompt.decode(errors="replace")
-    if not isinstance(prompt, str) or not text.startswith(prompt):
+    if not isinstance(prompt, str) or not "\n".join(texts).startswith(prompt):
         raise _BadRecordError("prompt_not_a_prefix", f"field '{schema.prompt}'")
     return len(prompt)

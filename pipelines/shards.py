@@ -43,6 +43,9 @@ META_SCHEMA = pa.schema(
     ]
 )
 MANIFEST, DOCUMENTS, DROPPED = "manifest.json", "documents.arrow", "dropped.jsonl.zst"
+OVERLAPS, OVERLAPS_PAGE = "overlaps.arrow", "decontamination.html"
+TASKS = "tasks.jsonl"
+NEAR_DUPLICATES = "near_duplicates.jsonl"
 FORMAT_VERSION = 1
 
 

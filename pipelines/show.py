@@ -18,9 +18,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.audit import SourceAudit
+from pipelines.clusters import cluster_lines
 from pipelines.errors import UserError
-from pipelines.report import audit_table, dropped_table, plural, size
-from pipelines.shards import DOCUMENTS, DROPPED, ShardedDataset, shard_name
+from pipelines.report import (
+    audit_table,
+    decontam_table,
+    dropped_table,
+    near_table,
+    plural,
+    size,
+)
+from pipelines.shards import (
+    DOCUMENTS,
+    DROPPED,
+    NEAR_DUPLICATES,
+    OVERLAPS,
+    OVERLAPS_PAGE,
+    ShardedDataset,
+    shard_name,
+)
 from pipelines.tokenizer import TokenizerFile, reference
 
 _compute = cast(Any, pc)  # made at import time, which type checkers cannot see
@@ -116,6 +132,12 @@ def summary_lines(dataset: ShardedDataset) -> Iterator[str]:
     yield f"\n{audit_table(accounts, seq_len=dataset.seq_len)}"
     if dropped := dropped_table(accounts):
         yield f"\n{dropped}"
+    if compared := decontam_table(accounts):
+        yield f"\n{compared}"
+        yield f"every overlap: {OVERLAPS}; side by side: {OVERLAPS_PAGE}"
+    if compared := near_table(accounts):
+        yield f"\n{compared}"
+        yield f"every cluster: {NEAR_DUPLICATES}"
 
 
 def sequence_lines(dataset: ShardedDataset, position: int, *, full: bool) -> Iterator[str]:
@@ -176,11 +198,9 @@ def document_lines(dataset: ShardedDataset, prefix: str) -> Iterator[str]:
         raise UserError(
             f"--document {prefix}: an id is {_UID_DIGITS} hexadecimal digits, or their beginning"
         )
-    uids = _lineage(dataset)["uid"].cast(pa.binary())
-    whole_bytes = bytes.fromhex(prefix[: len(prefix) // 2 * 2])
-    near = uids.filter(_compute.starts_with(uids, whole_bytes)).to_pylist()
-    uids = {uid for uid in near if uid.hex().startswith(prefix)}
-    if not uids:
+    uids = _uids(_lineage(dataset), prefix)
+    compared = [*_compared_lines(dataset, prefix), *cluster_lines(dataset.folder, prefix)]
+    if not uids and not compared:
         raise UserError(
             f"--document {prefix}: no kept document has this id; {DROPPED} lists those dropped"
         )
@@ -192,6 +212,47 @@ def document_lines(dataset: ShardedDataset, prefix: str) -> Iterator[str]:
             yield f"{uid.hex()}  {d['n_tokens']:,} tokens of {dataset.sources[source]}, {_place(d)}"
         places = list(_places(dataset, uid, source))
         yield from places or ["  in no sequence: no pass chose it"]
+    yield from compared
+
+
+def _uids(table: pa.Table, prefix: str) -> set[bytes]:
+    """Ids in a table that begin with some hexadecimal digits."""
+    uids = _compute.unique(table["uid"]).cast(pa.binary())
+    whole_bytes = bytes.fromhex(prefix[: len(prefix) // 2 * 2])
+    near = uids.filter(_compute.starts_with(uids, whole_bytes)).to_pylist()
+    return {uid for uid in near if uid.hex().startswith(prefix)}
+
+
+def _compared_lines(dataset: ShardedDataset, prefix: str) -> Iterator[str]:
+    """The overlaps of documents as they were before anything was cut, and the pieces left."""
+    if OVERLAPS not in dataset.manifest["files"]:
+        return
+    overlaps = _table(dataset, OVERLAPS)
+    uids = sorted(_uids(overlaps, prefix))[:_MOST_DOCUMENTS]
+    found = overlaps.filter(
+        _compute.is_in(overlaps["uid"], value_set=pa.array(uids, pa.binary(16)))
+    )
+    place = ("uid", "source", "file", "line")
+    rows = sorted(found.to_pylist(), key=lambda row: [row[name] for name in place])
+    for (uid, source, file, line), group in groupby(rows, lambda row: [row[n] for n in place]):
+        yield f"{uid.hex()}  as read, {source}, {file}:{line}: overlaps with benchmarks"
+        for o in group:
+            instance = f"{o['scenario']}/{o['split']}/{o['instance']} {o['part']}"
+            words = f"{plural(o['n_words'], 'word')} at byte {o['start']:,}"
+            yield f"  {o['decision']}: {words}, {instance} ({o['rule']}): {_snippet(o['passage'])}"
+        for piece in _pieces(dataset, source, file, line):
+            if piece["uid"] != uid:
+                yield f"  piece: {piece['uid'].hex()}  {piece['n_tokens']:,} tokens"
+
+
+def _pieces(dataset: ShardedDataset, source: str, file: str, line: int) -> list[dict[str, Any]]:
+    """Kept documents that were read at a place."""
+    lineage = _lineage(dataset)
+    here = _compute.and_(
+        _compute.equal(lineage["source"], dataset.sources.index(source)),
+        _compute.equal(lineage["line"], line),
+    )
+    return [d for d in lineage.filter(here).to_pylist() if d["file"] == file]
 
 
 def _places(dataset: ShardedDataset, uid: bytes, source: int) -> Iterator[str]:
@@ -222,7 +283,11 @@ def _documents(dataset: ShardedDataset, uids: set[bytes]) -> list[dict[str, Any]
 
 
 def _lineage(dataset: ShardedDataset) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(dataset.folder / DOCUMENTS))).read_all()
+    return _table(dataset, DOCUMENTS)
+
+
+def _table(dataset: ShardedDataset, name: str) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(dataset.folder / name))).read_all()
 
 
 def _tokenizer(dataset: ShardedDataset) -> TokenizerFile:

@@ -163,6 +163,8 @@ def _kind(file: InputFile, source: Source) -> str:
         return "hub"
     if source.format != "auto":
         return source.format
+    if source.schema_ == "natural_instructions":
+        return "tasks"
     return format_of(file.path) or "text"
 
 

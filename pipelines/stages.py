@@ -1,4 +1,4 @@
-"""The three stages that touch tokens, as tasks that any worker can run in any order.
+"""The stages of a build, as tasks that any worker can run in any order.
 
 A stage reads what it needs from the build's work folder and writes files whose names and bytes
 depend on the task alone. So a task may run twice, or be killed, without harm. No Beam here: the
@@ -16,12 +16,13 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pipelines import files
-from pipelines.errors import UserError
+from pipelines.candidates import BlockComparer
+from pipelines.errors import FaultsError, UserError
 from pipelines.gather import describe_rows, fill_rows, shard_segments, write_shard
 from pipelines.job import program_digest
 from pipelines.mixture import Mixture
 from pipelines.prepare import Preparer, PrepareSpec
-from pipelines.readers import InputFault, read_blocks
+from pipelines.readers import Block, InputFault, read_blocks
 from pipelines.records import Split
 from pipelines.rows import lay_out
 from pipelines.shards import shard_name
@@ -58,6 +59,55 @@ def explain_full_disk(path: str) -> Generator[None]:
         ) from error
 
 
+@contextmanager
+def leave_fault(work: str, split: Split) -> Generator[None]:
+    """A file that cannot be trusted leaves a fault for the driver, so that all are found."""
+    try:
+        yield
+    except InputFault as fault:
+        path = files.join(work, "faults", uuid.uuid4().hex)
+        files.write_json(path, {"place": split.place(), "fault": str(fault)})
+
+
+def clear_faults(work: str) -> None:
+    """Forget the faults that were left."""
+    files.remove(files.join(work, "faults"))
+
+
+def raise_faults(work: str) -> None:
+    """Stop a build whose inputs left faults.
+
+    Raises:
+        FaultsError: there are some; all are named.
+    """
+    folder = files.join(work, "faults")
+    faults = {
+        files.read_json(files.join(folder, name))["fault"] for name in files.list_names(folder)
+    }
+    if faults:
+        raise FaultsError("input that cannot be trusted", sorted(faults))
+
+
+def missing_blocks(split: Split, folder: str, *, max_record: int) -> Iterator[tuple[Block, str]]:
+    """The blocks of a split that a folder has no batch of, and the paths of their batches.
+
+    When all are done it is noted how many the split has.
+    """
+    key = split_key(split)
+    done = {name for name in files.list_names(folder) if name.startswith(key)}
+    seen = -1
+
+    def skip(index: int) -> bool:
+        nonlocal seen
+        seen = index
+        return f"{key}-{index:05d}.arrow" in done
+
+    for block in read_blocks(split, max_record=max_record, skip=skip):
+        yield block, batch_path(folder, key, block.index)
+        seen = block.index
+    write_end(folder, key, seen + 1)
+
+
 @dataclass(frozen=True)
 class PrepareTasks:
     """What the prepare stage needs; kept in the work folder."""
@@ -79,7 +129,12 @@ def save_tasks(work: str, name: str, tasks: Any) -> None:
     files.write_bytes(files.join(work, f"{name}.pickle"), content)
 
 
-def _load_tasks(work: str, name: str) -> Any:
+def load_tasks(work: str, name: str) -> Any:
+    """What `save_tasks` kept.
+
+    Raises:
+        UserError: another version of this program kept it.
+    """
     program = program_digest().encode()
     content = files.read_bytes(files.join(work, f"{name}.pickle"))
     if not content.startswith(program):
@@ -95,42 +150,27 @@ class Prepare:
 
     def __init__(self, work: str) -> None:
         self._work = work
-        self._tasks: PrepareTasks = _load_tasks(work, "prepare")
+        self._tasks: PrepareTasks = load_tasks(work, "prepare")
         self._tokenizer: Tokenizer | None = None
         self._preparers: dict[str, Preparer] = {}
 
     @staticmethod
     def tasks(work: str) -> Iterator[int]:
         """One task a split."""
-        yield from range(len(_load_tasks(work, "prepare").splits))
+        yield from range(len(load_tasks(work, "prepare").splits))
 
     def run(self, task: int) -> None:
         """Prepare one split; a file that cannot be trusted leaves a fault for the driver."""
         split = self._tasks.splits[task]
-        try:
-            with explain_full_disk(self._tasks.stores[split.source]):
-                self._prepare(split)
-        except InputFault as fault:
-            path = files.join(self._work, "faults", uuid.uuid4().hex)
-            files.write_json(path, {"place": split.place(), "fault": str(fault)})
+        folder = self._tasks.stores[split.source]
+        with leave_fault(self._work, split), explain_full_disk(folder):
+            self._prepare(split)
 
     def _prepare(self, split: Split) -> None:
-        folder = self._tasks.stores[split.source]
-        spec = self._tasks.specs[split.source]
-        key = split_key(split)
-        done = {name for name in files.list_names(folder) if name.startswith(key)}
-        seen = -1
-
-        def skip(index: int) -> bool:
-            nonlocal seen
-            seen = index
-            return f"{key}-{index:05d}.arrow" in done
-
-        for block in read_blocks(split, max_record=spec.max_record, skip=skip):
-            prepared = self._preparer(split.source).prepare(block)
-            write_batch(batch_path(folder, key, block.index), prepared, block)
-            seen = block.index
-        write_end(folder, key, seen + 1)
+        folder, spec = self._tasks.stores[split.source], self._tasks.specs[split.source]
+        for block, path in missing_blocks(split, folder, max_record=spec.max_record):
+            prepared = self._preparer(split.source).prepare(block, split.files)
+            write_batch(path, prepared, block)
 
     def _preparer(self, source: str) -> Preparer:
         spec = self._tasks.specs[source]
@@ -139,6 +179,43 @@ class Prepare:
         if source not in self._preparers:
             self._preparers[source] = Preparer(spec, self._tokenizer)
         return self._preparers[source]
+
+
+@dataclass(frozen=True)
+class CompareTasks:
+    """What the compare stage needs."""
+
+    splits: list[Split]
+    specs: dict[str, PrepareSpec]
+    """By source."""
+
+    folders: dict[str, str]
+    """Folder of each source's candidates."""
+
+
+class Compare:
+    """Input splits → the documents of tasks that resemble benchmark inputs (`candidates.py`)."""
+
+    def __init__(self, work: str) -> None:
+        self._work = work
+        self._tasks: CompareTasks = load_tasks(work, "compare")
+        self._comparers: dict[str, BlockComparer] = {}
+
+    @staticmethod
+    def tasks(work: str) -> Iterator[int]:
+        """One task a split."""
+        yield from range(len(load_tasks(work, "compare").splits))
+
+    def run(self, task: int) -> None:
+        """Compare the documents of one split; faults are left as by the prepare stage."""
+        split = self._tasks.splits[task]
+        folder, spec = self._tasks.folders[split.source], self._tasks.specs[split.source]
+        with leave_fault(self._work, split), explain_full_disk(folder):
+            if split.source not in self._comparers:
+                self._comparers[split.source] = BlockComparer(spec)
+            for block, path in missing_blocks(split, folder, max_record=spec.max_record):
+                table = self._comparers[split.source].compare(block, split.files)
+                files.write_table(f"{path}.arrow", table)
 
 
 @dataclass(frozen=True)
@@ -165,12 +242,12 @@ class Pack:
 
     def __init__(self, work: str) -> None:
         self._work = work
-        self._tasks: PackTasks = _load_tasks(work, "pack")
+        self._tasks: PackTasks = load_tasks(work, "pack")
 
     @staticmethod
     def tasks(work: str) -> Iterator[int]:
         """One task a group."""
-        yield from range(len(_load_tasks(work, "pack").groups))
+        yield from range(len(load_tasks(work, "pack").groups))
 
     def run(self, task: int) -> None:
         """Lay out one group."""
@@ -204,14 +281,14 @@ class Write:
 
     def __init__(self, work: str) -> None:
         self._work = work
-        self._tasks: WriteTasks = _load_tasks(work, "write")
+        self._tasks: WriteTasks = load_tasks(work, "write")
         self._order = files.read_table(order_path(work))
         self._reader = TokenReader(self._tasks.token_type)
 
     @staticmethod
     def tasks(work: str) -> Iterator[int]:
         """One task a shard."""
-        tasks: WriteTasks = _load_tasks(work, "write")
+        tasks: WriteTasks = load_tasks(work, "write")
         yield from range(-(-tasks.n_sequences // tasks.sequences_per_shard))
 
     def run(self, task: int) -> None:

@@ -1,17 +1,19 @@
 """The token store: documents as tokens, one batch a block of input, named by what made them.
 
-A folder holds the batches of one `PrepareSpec`. A batch is three files:
+A folder holds the batches of one `PrepareSpec`. A batch is three files, or up to five:
 
-    KEY-00000.tokens         ids of all documents, little endian, uint16 or uint32
-    KEY-00000.dropped.arrow  records that became no document, with reasons
-    KEY-00000.arrow          one row a document; written last, so that it marks the batch complete
+    KEY-00000.tokens          ids of all documents, little endian, uint16 or uint32
+    KEY-00000.dropped.arrow   records that became no document, with reasons
+    KEY-00000.overlaps.arrow  overlaps with benchmarks, where the mixture compares with any
+    KEY-00000.sketches.arrow  by which near duplicates are found, where the source has `dedup`
+    KEY-00000.arrow           one row a document; written last, so that it marks the batch complete
 
 KEY is a digest of the input split. `KEY.end` says how many batches the split has.
 """
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from typing import Any
@@ -21,10 +23,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines import files
+from pipelines.decontaminate import BATCH_SCHEMA
 from pipelines.mixture import digest
 from pipelines.prepare import Prepared
 from pipelines.readers import Block
 from pipelines.records import DROPPED_SCHEMA, Split
+from pipelines.sketch import sketch_table
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -49,6 +53,11 @@ class BatchCounts:
     n_lines: int
     n_bytes: int
     token_type: str
+    n_split_off: int
+    """Pieces of documents beyond the first piece of each."""
+
+    decontam: Mapping[str, int]
+    """What decontamination counted, see `decontaminate.count_document`."""
 
 
 def split_key(split: Split) -> str:
@@ -62,6 +71,11 @@ def batch_path(folder: str, key: str, index: int) -> str:
     return files.join(folder, f"{key}-{index:05d}")
 
 
+def sketches_path(path: str) -> str:
+    """The file of a batch that has rows of `sketch.SKETCH_SCHEMA`."""
+    return f"{path}.sketches.arrow"
+
+
 def write_batch(path: str, prepared: Prepared, block: Block) -> None:
     """Write one batch; the index comes last and makes it count."""
     tokens = prepared.tokens.astype(prepared.tokens.dtype.newbyteorder("<"), copy=False)
@@ -69,12 +83,20 @@ def write_batch(path: str, prepared: Prepared, block: Block) -> None:
         file.write(tokens.data if len(tokens) else b"")
     rows = [d._asdict() for d in prepared.dropped]
     files.write_table(f"{path}.dropped.arrow", pa.Table.from_pylist(rows, DROPPED_SCHEMA))
+    if prepared.overlaps is not None:
+        overlaps = pa.Table.from_pylist(prepared.overlaps, BATCH_SCHEMA)
+        files.write_table(f"{path}.overlaps.arrow", overlaps)
+    if prepared.sketches is not None:
+        sketches = sketch_table(prepared.uids, prepared.sketches)
+        files.write_table(sketches_path(path), sketches)
     counts = BatchCounts(
         n_read=prepared.n_read,
         n_not_sampled=prepared.n_not_sampled,
         n_lines=block.n_lines,
         n_bytes=block.n_bytes,
         token_type=str(prepared.tokens.dtype),
+        n_split_off=prepared.n_split_off,
+        decontam=prepared.decontam,
     )
     files.write_table(f"{path}.arrow", _index(prepared, counts))
 

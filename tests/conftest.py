@@ -79,6 +79,22 @@ def documents(seed: int, n: int, *, low: int = 40, high: int = 900) -> list[dict
     return [{"text": prose(rng, words), "id": f"{seed}-{i}"} for i, words in enumerate(lengths)]
 
 
+def write_index(path: Path, inputs: Sequence[str], *, n: int = 10, scenario: str = "exam") -> Path:
+    """A benchmark index of one scenario whose instances have these inputs, and `yes` to answer."""
+    from decontam.index_build import build_index
+    from decontam.normalize import Normalizer
+    from decontam.records import Instance
+
+    instances = [
+        Instance(scenario, "", "test", f"id{i}", text, ("yes",), (True,))
+        for i, text in enumerate(inputs)
+    ]
+    coverage = [{"scenario": scenario, "splits": {"test": len(inputs)}, "where": "a test"}]
+    normalizer = Normalizer.of("default")
+    build_index(instances, n=n, normalizer=normalizer, coverage=coverage).save(str(path))
+    return path
+
+
 def plain_loop(stage: type[Stage], work: str, workers: int) -> None:
     """Run a stage without Beam."""
     worker = stage(work)

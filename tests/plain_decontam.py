@@ -228,8 +228,8 @@ class PlainIndex:
         self._places: dict[tuple[str, ...], list[tuple[int, int, int]]] = {}
         self._scenarios: dict[tuple[str, ...], set[str]] = {}
         for number, entry in enumerate(self.entries):
-            for reading, found in enumerate(entry.readings):
-                for first, ngram in enumerate(ngrams(found, n)):
+            for reading in range(len(entry.readings)):
+                for first, ngram in own_ngrams(entry.readings, reading, n):
                     self._places.setdefault(ngram, []).append((number, reading, first))
                     self._scenarios.setdefault(ngram, set()).add(entry.scenario)
         self._frequent = {
@@ -283,8 +283,9 @@ class PlainIndex:
         )
 
     def _hits(self, text: bytes) -> Iterator[_Hit]:
-        for reading in words(text, self.rule):
-            for at, ngram in enumerate(ngrams(reading, self.n)):
+        readings = words(text, self.rule)
+        for number, reading in enumerate(readings):
+            for at, ngram in own_ngrams(readings, number, self.n):
                 for place in self._places.get(ngram, ()):
                     span = reading[at].start, reading[at + self.n - 1].end
                     yield _Hit(*span, reading[at + 1].start, self.rule_of(ngram), place)
@@ -326,6 +327,17 @@ def chains(hits: Iterable[_Hit], n: int) -> Iterator[tuple[_Hit, int]]:
         behind = hit.rule, hit.second, (entry, reading, first + 1)
         sizes[behind] = max(size, sizes.get(behind, 0))
         yield hit, size
+
+
+def own_ngrams(
+    readings: Sequence[Sequence[Word]], number: int, n: int
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """First word and words of the n-grams of a reading; of the joined one, those of its own."""
+    split = readings[0]
+    known = {(split[i].start, ngram) for i, ngram in enumerate(ngrams(split, n))}
+    for at, ngram in enumerate(ngrams(readings[number], n)):
+        if number == 0 or (readings[number][at].start, ngram) not in known:
+            yield at, ngram
 
 
 def ngrams(reading: Sequence[Word], n: int) -> list[tuple[str, ...]]:

@@ -11,14 +11,19 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from decontam import build_index, scan
 from pipelines import build, show
 from pipelines.mixture import (
     Abstracts,
+    Decontam,
+    Dedup,
     Fields,
     Filters,
     Mixture,
     Order,
     Source,
+    SourceDecontam,
+    TaskRules,
     TokenizerSpec,
 )
 from pipelines.mixture_file import load_mixture
@@ -31,11 +36,13 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 def type_name(annotation: Any) -> str:
     """How a person would say a type."""
     names = {int: "integer", float: "number", str: "text", bool: "true or false"}
-    if annotation in names:
-        return names[annotation]
+    for option in (annotation, *get_args(annotation)):
+        plain = getattr(option, "__origin__", option)  # of Annotated, what is annotated
+        if plain in names and (plain is not str or option is annotation):
+            return names[plain]
     text = str(annotation)
     if "dict[" in text:
-        return "mapping of names to sources"
+        return f"mapping of names to {'reasons' if 'dict[str, str]' in text else 'sources'}"
     for model in (annotation, *get_args(annotation)):
         if isinstance(model, type) and issubclass(model, BaseModel):
             return f"see {model.__name__}"
@@ -49,7 +56,8 @@ def type_name(annotation: Any) -> str:
 def key_tables() -> str:
     """The keys of every part of the mixture, as Markdown."""
     parts = []
-    for model in (Mixture, Source, TokenizerSpec, Filters, Order, Fields, Abstracts):
+    models = (Mixture, Source, TokenizerSpec, Filters, Order, Fields, Abstracts, Decontam)
+    for model in (*models, TaskRules, SourceDecontam, Dedup):
         rows = [f"### {model.__name__}", "", "| key | value | default | |", "|---|---|---|---|"]
         for name, info in model.model_fields.items():
             default = "required" if info.is_required() else _plain(info.default)
@@ -61,8 +69,10 @@ def key_tables() -> str:
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, BaseModel) or value in (None, []):
+    if isinstance(value, BaseModel) or value in (None, [], {}):
         return ""
+    if isinstance(value, list):
+        return ", ".join(f"`{item}`" for item in value)
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
@@ -83,7 +93,7 @@ def commands() -> list[str]:
     found = []
     for document in DOCUMENTS:
         text = document.read_text().replace("\\\n", " ")
-        found += re.findall(r"^\s*(?:\$ )?(python -m pipelines\.\w+.*)$", text, re.M)
+        found += re.findall(r"^\s*(?:\$ )?(python -m (?:pipelines|decontam)\.\w+.*)$", text, re.M)
     return sorted(set(found))
 
 
@@ -92,7 +102,12 @@ def test_every_documented_command_is_one_the_program_understands(command: str) -
     words = shlex.split(command.partition("#")[0].partition("  ")[0])[2:]
     module, arguments = words[0], [w for w in words[1:] if w != "…"]
     arguments = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    parser = {"pipelines.build": build.parser, "pipelines.show": show.parser}[module]()
+    parser = {
+        "pipelines.build": build.parser,
+        "pipelines.show": show.parser,
+        "decontam.build_index": build_index.parser,
+        "decontam.scan": scan.parser,
+    }[module]()
     parsed = parser.parse_args(["7" if a == "N" else a for a in arguments])
     if module == "pipelines.build" and "mixtures/" in str(parsed.mixture):
         load_mixture(str(ROOT / parsed.mixture), parsed.overrides)

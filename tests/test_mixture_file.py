@@ -210,8 +210,8 @@ def test_the_message_begins_with_the_file_and_the_number_of_faults(load, tmp_pat
         ("path: books.jsonl", "path: {a: b}", "line 10: sources.books.path: must be text or a list "
          "of texts"),
         ("schema: redpajama", "schema: redpyjama", "line 11: sources.books.schema: must be 'text', "
-         "'redpajama', 'long_data', 'oig', 'pile' or 'c4' (given: 'redpyjama'); "
-         "did you mean 'redpajama'?"),
+         "'redpajama', 'long_data', 'oig', 'pile', 'c4', 'p3' or 'natural_instructions' (given: "
+         "'redpyjama'); did you mean 'redpajama'?"),
         ("schema: redpajama", "sample: 1.5", "line 11: sources.books.sample: must be less than or "
          "equal to 1 (given: 1.5)"),
         ("schema: redpajama", "stream_sequences: 2", "line 8: sources.books: stream_sequences "

@@ -71,6 +71,11 @@ def words_of(text: str, normalizer: Normalizer = DEFAULT) -> tuple[list[str], li
     return [word.text for word in split], [word.text for word in joined]
 
 
+def below_the_table_end(text: str) -> str:
+    """A text without the characters above U+32400 that the documentation excepts."""
+    return "".join(char for char in text if ord(char) < 0x32400)
+
+
 @settings(max_examples=400, deadline=None)
 @given(texts=st.lists(TEXTS, max_size=4))
 def test_words_are_those_of_the_plain_implementation(texts: list[str]) -> None:
@@ -78,7 +83,7 @@ def test_words_are_those_of_the_plain_implementation(texts: list[str]) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(texts=st.lists(TEXTS, max_size=4))
+@given(texts=st.lists(TEXTS.map(below_the_table_end), max_size=4))
 def test_helm_words_are_those_of_the_plain_implementation(texts: list[str]) -> None:
     check_all(HELM, texts, Dictionary())
 

@@ -72,7 +72,7 @@ def parse(record: Any, *, completion_only: bool = False, **source: Any) -> Docum
 def text_and_origin(record: Any, **source: Any) -> tuple[str, str]:
     document = parse(record, **source)
     assert isinstance(document, Document), document
-    assert document[2:] == (0, 4, 90, 1)
+    assert document[2:6] == (0, 4, 90, 1)
     return document.text, document.origin
 
 

@@ -19,7 +19,9 @@ import pytest
 import xxhash
 from conftest import Builder, Built, documents, write_jsonl
 
+from decontam.report import OVERLAP_SCHEMA
 from pipelines.audit import DUPLICATE
+from pipelines.decontaminate import CONTAMINATED, CONTAMINATED_TASK
 from pipelines.finish import DOCUMENT_SCHEMA
 from pipelines.gather import fill_rows
 from pipelines.records import BAD_REASONS
@@ -109,7 +111,8 @@ def test_every_column_key_and_reason_is_in_the_document_and_no_other(built):
     documented = {name for names in tables for name in names}
     written = {*META_SCHEMA.names, *(f.name for f in SEGMENT), *DOCUMENT_SCHEMA.names}
     written |= {*INDEX_SCHEMA.names, *manifest["sources"][0], *BAD_REASONS, DUPLICATE}
-    written |= {"empty_text", "too_few_words", "too_few_tokens"}
+    written |= {"empty_text", "too_few_words", "too_few_tokens", CONTAMINATED, CONTAMINATED_TASK}
+    written |= {*OVERLAP_SCHEMA.names, "decontamination"}
     written |= keys_of(manifest, below=("tokenizer", "order")) - {"tokenizer", "order"}
     assert documented == written
     assert {key for key in (*manifest["shards"][0], *manifest["totals"], *manifest["inputs"][0])
