@@ -21,7 +21,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from decontam.index_file import checksum, read_sections, write_sections
 from decontam.normalize import Normalizer
-from decontam.records import Rule
+from decontam.records import DecontamError, Rule
 from decontam.search_kernels import LIST
 from decontam.windows import WindowIndex
 
@@ -173,6 +173,10 @@ class Index:
         short = (a.shorts, a.short_slots, a.short_bits, a.short_postings)
         return self.n, a.words, a.slots, a.bits, a.postings, *short
 
+    @cached_property
+    def _begins(self) -> npt.NDArray[np.int64]:
+        return self.arrays.sequences[:, 0].astype(np.int64)
+
     def occurrences(self, payloads: npt.NDArray[np.int64]) -> Occurrences:
         """All places of the n-grams with these payloads."""
         postings = self.arrays.postings
@@ -184,7 +188,7 @@ class Index:
         within = np.arange(len(hit)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         word, several = at[hit], listed[hit]
         word[several] = postings[word[several] + 1 + within[several]]
-        sequence = np.searchsorted(self.arrays.sequences[:, 0], word, side="right") - 1
+        sequence = np.searchsorted(self._begins, word, side="right") - 1
         return Occurrences(hit, word, sequence)
 
     def rules(self, payloads: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
@@ -214,6 +218,8 @@ class Index:
         header, (entries, numbers, *parts) = read_sections(path)
         table, parts = parts[:4], parts[4:]
         names: list[str] = header["windows"]
+        if header["arrays"] != list(Arrays.__slots__):
+            raise DecontamError(f"{path}: made by another version; make it again")
         searched, windows = parts[: -len(names)], parts[-len(names) :]
         return cls(
             header=header,
@@ -229,6 +235,7 @@ class Index:
         header = {
             **self.header,
             "normalization_digest": self.normalizer.digest,
+            "arrays": list(Arrays.__slots__),
             "windows": list(self.windows.arrays()),
             "checksum": checksum(self._sections()),
         }

@@ -30,7 +30,7 @@ def write_sections(path: str, header: Mapping[str, Any], arrays: Arrays) -> None
     for array in arrays:
         places.append({"at": at, "type": array.dtype.str, "shape": list(array.shape)})
         at += -(-array.nbytes // _ALIGN) * _ALIGN
-    text = json.dumps({**header, "arrays": places, "bytes": at}).encode()
+    text = json.dumps({**header, "sections": places, "bytes": at}).encode()
     text += b" " * (-(_START + len(text)) % _ALIGN)
     aside = f"{path}.{os.getpid()}.tmp"
     try:
@@ -63,7 +63,7 @@ def read_sections(path: str) -> tuple[dict[str, Any], list[npt.NDArray[Any]]]:
         header, body = _header(content)
     except (ValueError, KeyError) as error:
         raise DecontamError(f"{path}: the index is damaged: {error}; {_MAKE}") from None
-    return header, [_array(body, place) for place in header.pop("arrays")]
+    return header, [_array(body, place) for place in header.pop("sections")]
 
 
 def checksum(arrays: Arrays) -> str:

@@ -23,7 +23,7 @@ _WHOLE = RULES.index("whole")
 _BOILERPLATE = RULES.index("no_words")  # the first number of such a rule
 _NO_ENTRIES = np.zeros((0, 2), np.int64)
 _ANSWER_BYTES = 12 * ANSWER_WORDS  # of text on each side that surely hold so many words
-_ENTRIES_KEPT = 256  # words of benchmark texts, kept because hits come in runs
+_ENTRIES_KEPT = 4096  # words of benchmark texts, kept because hits come in runs
 
 
 class Found(NamedTuple):
@@ -164,9 +164,9 @@ class Searcher:
         best = best[np.lexsort((entry[best], -matches.size[best], scenario, boilerplate[best]))]
         begins = np.flatnonzero(_firsts(self._scenarios[entry[best]], boilerplate[best]))
         rank = np.arange(len(best)) - np.repeat(begins, np.diff(np.append(begins, len(best))))
-        asked = np.unique(entry[self._in_question(matches)])
+        asked = set(entry[self._in_question(matches)].tolist())
         return [
-            self._overlap(matches, i, int(entry[i]), bool(np.isin(entry[i], asked)))
+            self._overlap(matches, i, int(entry[i]), int(entry[i]) in asked)
             for i in best[rank < MOST_OVERLAPS].tolist()
         ]
 
