@@ -10,7 +10,7 @@ from decontam.search_kernels import LIST, SHORTEST, fill_filter, fill_slots, win
 Uint64s = npt.NDArray[np.uint64]
 
 _LOAD = 0.75  # of the slots of a table that are taken
-_FILTER_BITS = 12  # a key, at least; up to twice as many
+_FILTER_BITS = 8  # a key, at least; up to twice as many
 
 
 def posting_lists(

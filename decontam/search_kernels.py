@@ -137,34 +137,49 @@ def _room(hits, count):
 
 
 @njit(cache=True, nogil=True)
-def _candidates(hashes, spans, n_words, new_from, bounds, text, n, bits, scratch):
-    """Words behind byte `new_from` at which a run of n words ends whose key the filter lets pass.
+def _candidates(hashes, spans, n_words, new_from, bounds, text, n, bits, s_bits, scratch):
+    """Words behind byte `new_from` at which a run of words ends whose key a filter lets pass.
 
-    The filter is far from the processor. So its memory is asked for in a loop that does nothing
-    else, many places at a time.
+    The filter of short texts is small, and asked at once. That of n-grams is far from the
+    processor: its memory is asked for in a loop that does nothing else, many places at a time.
 
     Returns:
-        How many there are; their words and keys are the first of `scratch`.
+        How many n-grams and how many ends of short texts there may be; their last words and keys
+        are the first of `scratch`.
     """
-    last, keys, blocks = scratch
-    highest = np.uint64(1)
+    last, keys, blocks, s_last, s_keys = scratch
+    highest, s_highest = np.uint64(1), np.uint64(1)
     for _ in range(n):
         highest *= _BASE
-    h, run, size, end = np.uint64(0), 0, 0, bounds[text, 1]
+    for _ in range(SHORTEST):
+        s_highest *= _BASE
+    shift, s_shift = np.uint64(64 - _log2(len(bits))), np.uint64(64 - _log2(len(s_bits)))
+    h, short, run, end = np.uint64(0), np.uint64(0), 0, bounds[text, 1]
+    size = s_count = 0
     for i in range(n_words):
         if spans[i, 0] > end:
             here = spans[min(i + (spans[i, 0] == GAP), n_words - 1), 0]
             text = _text_at(here, bounds, 0 if spans[i, 0] == GAP else text)
-            h, run, end = np.uint64(0), 0, bounds[text, 1]
+            h, short, run, end = np.uint64(0), np.uint64(0), 0, bounds[text, 1]
             if spans[i, 0] == GAP:
                 continue
         run += 1
         h = h * _BASE + hashes[i]
-        if run > n:
-            h -= hashes[i - n] * highest
+        short = short * _BASE + hashes[i]
+        if run > SHORTEST:
+            short -= hashes[i - SHORTEST] * s_highest
+            if run > n:
+                h -= hashes[i - n] * highest
+        new = spans[i, 1] > new_from
         keys[size], last[size] = mix(h), i
-        size += run >= n and spans[i, 1] > new_from
-    shift, count = np.uint64(64 - _log2(len(bits))), 0
+        size += run >= n and new
+        if run >= SHORTEST and new:
+            key = mix(short)
+            three = _three_bits(key)
+            if s_bits[_block(key, s_shift)] & three == three:
+                s_keys[s_count], s_last[s_count] = key, i
+                s_count += 1
+    count = 0
     for k in range(size):
         blocks[k] = bits[_block(keys[k], shift)]
     for k in range(size):
@@ -172,7 +187,7 @@ def _candidates(hashes, spans, n_words, new_from, bounds, text, n, bits, scratch
         if blocks[k] & three == three:
             last[count], keys[count] = last[k], keys[k]
             count += 1
-    return count
+    return count, s_count
 
 
 @njit(cache=True, nogil=True)
@@ -183,9 +198,11 @@ def _probe(hashes, spans, n_words, new_from, bounds, text, index, scratch, hits,
         The hits, see `search`, and how many there are.
     """
     n, words, slots, bits, postings, shorts, s_slots, s_bits, s_postings = index
-    where = (hashes, spans, n_words, new_from, bounds, text)
-    last, keys, _ = scratch
-    for c in range(_candidates(*where, n, bits, scratch)):
+    last, keys, _, s_last, s_keys = scratch
+    n_grams, n_shorts = _candidates(
+        hashes, spans, n_words, new_from, bounds, text, n, bits, s_bits, scratch
+    )
+    for c in range(n_grams):
         first = last[c] - n + 1
         payload = _find_ngram(keys[c], hashes, first, n, words, slots, postings)
         if payload >= 0:
@@ -195,21 +212,21 @@ def _probe(hashes, spans, n_words, new_from, bounds, text, index, scratch, hits,
             hits[count, 3], hits[count, 4] = NGRAM, payload
             hits[count, 5] = spans[first + 1, 0]
             count += 1
-    for c in range(_candidates(*where, SHORTEST, s_bits, scratch)):
-        payload, _ = _lookup(keys[c], s_slots, 0)
+    for c in range(n_shorts):
+        payload, _ = _lookup(s_keys[c], s_slots, 0)
         if payload < 0:
             continue
-        here = _text_at(spans[last[c], 0], bounds, text)
+        here = _text_at(spans[s_last[c], 0], bounds, text)
         for k in range(payload + 1, payload + 1 + s_postings[payload]):
             ordinal, size = shorts[s_postings[k], 0], np.int64(shorts[s_postings[k], 1])
-            first = last[c] - size + 1
+            first = s_last[c] - size + 1
             within = first >= 0 and spans[first, 0] >= bounds[here, 0]
             if within and _same_words(hashes, first, size, words, ordinal):
                 hits = _room(hits, count)
                 hits[count, 0], hits[count, 1], hits[count, 2] = (
                     here,
                     spans[first, 0],
-                    spans[last[c], 1],
+                    spans[s_last[c], 1],
                 )
                 hits[count, 3], hits[count, 4] = WHOLE, s_postings[k]
                 hits[count, 5] = spans[first + 1, 0]
@@ -258,7 +275,10 @@ def search(data, bounds, tables, index, stream):
         np.empty((2 * len(hashes), 2), np.int64),
     )
     sources = np.empty_like(joined_spans)
-    scratch = np.empty(len(joined), np.int64), np.empty_like(joined), np.empty_like(joined)
+    scratch = (
+        np.empty(len(joined), np.int64), np.empty_like(joined), np.empty_like(joined),
+        np.empty(len(joined), np.int64), np.empty_like(joined),
+    )  # fmt: skip
     position = np.zeros(2, np.int64)
     words = m = 0
     while position[0] < len(bounds):
