@@ -143,7 +143,7 @@ class Decontam(Frozen):
     """Words that `excise` cuts on each side of an overlap."""
 
     threshold: Share = 0.05
-    """Share of its words above which `threshold` drops a document."""
+    """Share of its words from which on `threshold` drops a document."""
 
     boilerplate: Boilerplate = "keep"
     """Whether overlaps that are common everywhere are only reported, or treated like others."""

@@ -163,7 +163,7 @@ def test_every_planted_text_is_found(benchmark: tuple[Index, list[str]], edit: s
     assert missed == []
 
 
-@pytest.mark.parametrize("action", ["drop", "excise"])
+@pytest.mark.parametrize("action", ["drop", "excise", "threshold"])
 def test_every_policy_acts_on_all_that_is_planted(
     benchmark: tuple[Index, list[str]], action: str
 ) -> None:
