@@ -20,13 +20,15 @@ import xxhash
 from conftest import Builder, Built, documents, write_jsonl
 
 from decontam.report import OVERLAP_SCHEMA
-from pipelines.audit import DUPLICATE
+from decontam.tasks import Verdict
+from pipelines.audit import DUPLICATE, NEAR_DUPLICATE
 from pipelines.decontaminate import CONTAMINATED, CONTAMINATED_TASK
 from pipelines.finish import DOCUMENT_SCHEMA
 from pipelines.gather import fill_rows
 from pipelines.records import BAD_REASONS
 from pipelines.shards import META_SCHEMA, SEGMENT, ShardedDataset, dataset_id
 from pipelines.store import INDEX_SCHEMA, TokenReader
+from pipelines.tasks import Decision
 from pipelines.tokenizer import Tokenizer, TokenizerFile
 
 FORMATS = (Path(__file__).resolve().parents[1] / "docs" / "formats.md").read_text()
@@ -112,7 +114,8 @@ def test_every_column_key_and_reason_is_in_the_document_and_no_other(built):
     written = {*META_SCHEMA.names, *(f.name for f in SEGMENT), *DOCUMENT_SCHEMA.names}
     written |= {*INDEX_SCHEMA.names, *manifest["sources"][0], *BAD_REASONS, DUPLICATE}
     written |= {"empty_text", "too_few_words", "too_few_tokens", CONTAMINATED, CONTAMINATED_TASK}
-    written |= {*OVERLAP_SCHEMA.names, "decontamination"}
+    written |= {*OVERLAP_SCHEMA.names, "decontamination", NEAR_DUPLICATE}
+    written |= set(Decision("a", "t", 1, False, None, Verdict(False, None, None)).as_json())
     written |= keys_of(manifest, below=("tokenizer", "order")) - {"tokenizer", "order"}
     assert documented == written
     assert {key for key in (*manifest["shards"][0], *manifest["totals"], *manifest["inputs"][0])
