@@ -36,7 +36,7 @@ def slot_table(keys: Uint64s, payloads: npt.NDArray[np.uint32]) -> Uint64s:
 
 
 def filter_of(keys: Uint64s) -> Uint64s:
-    """A filter that lets all of these keys pass, and about one in a hundred others."""
+    """A filter that lets all of these keys pass, and at most four in a hundred others."""
     n_blocks = 1 << max(int(len(keys) * _FILTER_BITS - 1).bit_length() - 6, 1)
     bits = np.zeros(n_blocks, np.uint64)
     fill_filter(keys, bits)

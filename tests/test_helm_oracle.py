@@ -92,7 +92,7 @@ def _counts(folder: Path) -> dict[int, Counter[Any]]:
 
 
 def index_of(oracle: Oracle, name: str, n: int) -> Index:
-    return build_index(oracle.instances, n=n, normalizer=Normalizer.of(name))  # type: ignore[arg-type]
+    return build_index(oracle.instances, n=n, normalizer=Normalizer.of(name))
 
 
 def found_by(index: Index, documents: list[bytes]) -> Found:

@@ -21,7 +21,7 @@ EXCISE = Policy(action="excise")
 
 def found(text: str, *items: str, n: int = 10, **options: object) -> Found:
     instances = [Instance("s", "", "test", str(i), item) for i, item in enumerate(items)]
-    return Searcher(build_index(instances, n=n, **options)).search([text.encode()])[0]  # type: ignore[arg-type]
+    return Searcher(build_index(instances, n=n, **options)).search([text.encode()])[0]
 
 
 def verdict(text: str, *items: str, policy: Policy = EXCISE, n: int = 10) -> Verdict:

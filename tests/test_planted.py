@@ -168,7 +168,7 @@ def test_every_policy_acts_on_all_that_is_planted(
     benchmark: tuple[Index, list[str]], action: str
 ) -> None:
     index, texts = benchmark
-    policy = Policy(action=action, boilerplate="drop")  # type: ignore[arg-type]
+    policy = Policy(action=action, boilerplate="drop")
     side = "w " * 50
     documents = [f"{side}\n{text}\n{side}".encode() for text in texts]
     for document, verdict in zip(

@@ -51,7 +51,7 @@ EXCISE = Policy(action="excise", margin_words=4)
 
 @pytest.mark.parametrize("action", ["drop", "excise", "threshold"])
 def test_clean_documents_are_untouched(index: Index, action: str) -> None:
-    policy = Policy(action=action)  # type: ignore[arg-type]
+    policy = Policy(action=action)
     for text in ("", " \n", "one word", prose(random.Random(1), 5000), "é中\u00ad" * 40):
         verdict = check(index, text, policy)
         assert verdict == Verdict([(0, len(text.encode()))], [], len(words(text.encode())[0]), 0)
@@ -137,7 +137,7 @@ def test_excised_documents_repeat_nothing_and_lose_nothing_else(
     filler = st.integers(0, 60).map(lambda n: prose(random.Random(n), n))
     parts = data.draw(st.lists(st.one_of(items, filler), max_size=12))
     text = "".join(part + data.draw(glue) for part in parts)
-    policy = Policy(action="excise", margin_words=margin, boilerplate=boilerplate)  # type: ignore[arg-type]
+    policy = Policy(action="excise", margin_words=margin, boilerplate=boilerplate)
     content, verdict = text.encode(), check(index, text, policy)
     pieces = [content[start:end] for start, end in verdict.kept]
     searcher = Searcher(index)
@@ -188,8 +188,8 @@ def test_boilerplate_counts_only_where_the_policy_says_so(
     index: Index, action: str, passage: str
 ) -> None:
     text = f"{'a ' * 50}{passage} {'b ' * 50}"
-    keep = Policy(action=action, margin_words=4)  # type: ignore[arg-type]
-    drop = Policy(action=action, margin_words=4, boilerplate="drop")  # type: ignore[arg-type]
+    keep = Policy(action=action, margin_words=4)
+    drop = Policy(action=action, margin_words=4, boilerplate="drop")
     assert check(index, text, keep).kept == [(0, len(text))]
     assert check(index, text, drop).kept != [(0, len(text))]
     assert check(index, text, keep).overlaps == check(index, text, drop).overlaps != []

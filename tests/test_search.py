@@ -421,3 +421,10 @@ def test_an_index_that_cannot_be_written_is_a_message(tmp_path: Path) -> None:
     index = build_index(BENCHMARK)
     with pytest.raises(DecontamError, match="cannot write"):
         index.save(str(tmp_path / "no folder" / "index"))
+
+
+def test_an_instance_without_input_is_looked_for_by_its_references_alone() -> None:
+    item = Instance("s", "", "test", "1", "", ("one two three four five",), (True,))
+    index = build_index([item], n=4)
+    assert index.entries.columns(["part"])["part"].to_pylist() == ["reference"]
+    assert dict(index.header["found_by"]) == {"s": {"reference_by_ngrams": 1}}
