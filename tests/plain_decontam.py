@@ -250,7 +250,8 @@ class PlainIndex:
                 alone = len(part) >= self._alone
                 if SHORTEST <= len(part) < self.n and (alone or answers):
                     shorts.append(tuple(word.text for word in part))
-        yield _Entry(instance.scenario, readings, shorts, answers)
+        if instance.input:
+            yield _Entry(instance.scenario, readings, shorts, answers)
         for text in instance.references:
             yield _Entry(instance.scenario, words(text.encode(), self.rule), [], [])
 

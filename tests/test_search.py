@@ -39,7 +39,7 @@ def compare(found: Found, expected: PlainFound, instances: Sequence[Instance], t
     keys = [
         (i.id, "input" if r < 0 else "reference", r)
         for i in instances
-        for r in range(-1, len(i.references))
+        for r in range(-1 if i.input else 0, len(i.references))
     ]
     longest = {(*keys[entry], kind): n for (entry, kind), n in expected.longest.items()}
     got = {
