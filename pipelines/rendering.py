@@ -1,0 +1,102 @@
+"""What a template makes of a record: text, what of it are answers, and control tokens in between."""
+
+import random
+from typing import NamedTuple
+
+import xxhash
+
+Span = tuple[int, int]
+"""Characters [start, end) of a text."""
+
+BOS, EOS = "bos", "eos"
+
+
+class BadRecordError(Exception):
+    """A record that cannot become a document; it is dropped with this reason."""
+
+    def __init__(self, reason: str, evidence: str = "") -> None:
+        super().__init__(reason, evidence)
+        self.reason = reason
+        self.evidence = evidence[:200]
+
+
+class Control(NamedTuple):
+    """A control token inside a text. It takes no characters: no text can make one."""
+
+    position: int
+    """Characters of the text before it."""
+
+    token: str
+    """`bos`, `eos`, or a special token as the vocabulary spells it."""
+
+    loss: bool
+    """Whether the model has to produce it."""
+
+
+class Rendered(NamedTuple):
+    """A document as the model sees it."""
+
+    text: str
+    answers: tuple[Span, ...] = ()
+    """What the model has to produce: ascending, not empty. Tokens never reach across their ends,
+    nor across control tokens or the ends of `shrink`."""
+
+    controls: tuple[Control, ...] = ()
+    """By position."""
+
+    framed: bool = False
+    """The controls hold every BOS and EOS; otherwise they are put around as the mixture says."""
+
+    shrink: Span | None = None
+    """What may lose its end so that the document fits into a sequence."""
+
+
+class Writer:
+    """Collects the parts of a document in their order."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._length = 0
+        self._answers: list[Span] = []
+        self._controls: list[Control] = []
+        self._shrink: Span | None = None
+
+    def put(self, text: str) -> Span:
+        """Add text that is given to the model; returns where it stands."""
+        start = self._length
+        self._parts.append(text)
+        self._length += len(text)
+        return start, self._length
+
+    def answer(self, text: str) -> None:
+        """Add text that the model has to produce."""
+        span = self.put(text)
+        if text:
+            self._answers.append(span)
+
+    def shrinkable(self, text: str) -> None:
+        """Add text that may lose its end; once at most."""
+        self._shrink = self.put(text)
+
+    def control(self, token: str, *, loss: bool = False) -> None:
+        """Add a control token."""
+        self._controls.append(Control(self._length, token, loss))
+
+    def rendered(self, *, framed: bool = False) -> Rendered:
+        """All of it."""
+        text = "".join(self._parts)
+        controls = tuple(self._controls)
+        return Rendered(text, tuple(self._answers), controls, framed, self._shrink)
+
+
+def keyed_random(seed: int, purpose: str, key: str | bytes) -> random.Random:
+    """The random choices for one record: they depend on nothing but these arguments.
+
+    Args:
+        seed: the mixture's.
+        purpose: what they are for, so that different uses are independent.
+        key: what identifies the record, its text or id.
+    """
+    content = key.encode(errors="surrogatepass") if isinstance(key, str) else key
+    salt = f"{seed}\0{purpose}\0".encode()
+    return random.Random(xxhash.xxh3_128_intdigest(salt + content))
