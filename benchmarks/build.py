@@ -132,7 +132,7 @@ def profile_kernels(inputs: Sequence[Path]) -> dict[str, float]:
 
     tokenizer = load_tokenizer(fetch_tokenizer(TokenizerSpec(path=TOKENIZER)))
     tokenizer.encode(["warm up"])
-    parse = document_parser(SCHEMAS["text"], completion_only=False)
+    parse = document_parser(SCHEMAS["text"], answers_only=False)
     source = Source.model_validate({"weight": 1, "path": "-"})
     seconds = {"read and cut": 0.0, "parse": 0.0, "ids, floors": 0.0, "tokenize": 0.0}
     files = list_files([str(p) for p in inputs], root=None, any_ending=False)

@@ -121,7 +121,7 @@ class FileCorpus:
         split = unit.split
         assert split is not None
         schema = schema_of(self.source)
-        parse = document_parser(schema, completion_only=False)
+        parse = document_parser(schema, answers_only=False)
         for block in read_blocks(split, max_record=64 << 20, skip=lambda _: False):
             texts: list[Text] = []
             unread = Counter(_why(dropped) for dropped in block.dropped)

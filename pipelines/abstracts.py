@@ -15,7 +15,7 @@ from pipelines.errors import UserError
 from pipelines.mixture import Abstracts, Source, digest
 from pipelines.readers import read_blocks
 from pipelines.records import InputFile
-from pipelines.sources import list_files, plan_splits
+from pipelines.sources import list_beside, plan_splits
 
 _LARGEST_RECORD = 1 << 20
 
@@ -26,13 +26,7 @@ def list_abstracts(name: str, spec: Abstracts, *, data_root: str | None) -> list
     Raises:
         UserError: none is there.
     """
-    local = data_root is not None and spec.local is not None
-    try:
-        root = data_root if local or all("://" not in p for p in spec.path) else None
-        patterns = spec.local if local and spec.local else spec.path
-        return list_files(patterns, root=root, any_ending=False)
-    except UserError as error:
-        raise UserError(f"sources.{name}.abstracts: {error}") from error
+    return list_beside(f"sources.{name}.abstracts", spec.path, spec.local, data_root=data_root)
 
 
 def build_index(spec: Abstracts, inputs: Iterable[InputFile], folder: str) -> str:

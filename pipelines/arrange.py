@@ -22,6 +22,7 @@ class GroupRows:
 
     group: int
     pass_: int
+    again: bool
     figures: RowFigures
 
 
@@ -32,6 +33,7 @@ class _Rows:
     group: Int64
     row: Int64
     pass_: Int64
+    again: Int64
     tokens: Int64
     costs: Int64
 
@@ -72,7 +74,7 @@ def _source_rows(mixture: Mixture, name: str, groups: Sequence[GroupRows], k: in
 
     There are none where the share of the budget rounds to no token.
     """
-    parts = [_Rows(*np.zeros((5, 0), np.int64))]
+    parts = [_Rows(*np.zeros((6, 0), np.int64))]
     for group in groups:
         figures = group.figures
         n_units = -(-len(figures.n_real) // k)
@@ -83,6 +85,7 @@ def _source_rows(mixture: Mixture, name: str, groups: Sequence[GroupRows], k: in
                 np.full(n_units * k, group.group),
                 np.arange(n_units * k),
                 np.full(n_units * k, group.pass_),
+                np.full(n_units * k, int(group.again)),
                 np.pad(weighed, (0, fill)),
                 np.pad(figures.sum_len_sq, (0, fill)),
             )
@@ -92,17 +95,17 @@ def _source_rows(mixture: Mixture, name: str, groups: Sequence[GroupRows], k: in
 
 
 def _shuffle_within_passes(mixture: Mixture, name: str, rows: _Rows, k: int) -> Int64:
-    """Order of the units: by pass, and within a pass by hash over all its groups."""
+    """Order of the units: by pass, what was used before last, else by hash over all groups."""
     group, row, pass_ = rows.group[::k], rows.row[::k], rows.pass_[::k]
     first = {p: int(group[pass_ == p].min()) for p in np.unique(pass_).tolist()}
     places = zip(pass_.tolist(), group.tolist(), row.tolist(), strict=True)
     ids = [f"{p}:{g - first[p]}:{r}".encode() for p, g, r in places]
     keys = keyed_hash(ids, seed=mixture.seed, source=name, purpose="sequences")
-    return np.lexsort((keys, pass_))
+    return np.lexsort((keys, rows.again[::k], pass_))
 
 
 def _columns(rows: _Rows) -> tuple[Int64, ...]:
-    return rows.group, rows.row, rows.pass_, rows.tokens, rows.costs
+    return rows.group, rows.row, rows.pass_, rows.again, rows.tokens, rows.costs
 
 
 def _take(rows: _Rows, units: Int64, k: int) -> _Rows:

@@ -35,7 +35,7 @@ class SourceAudit:
     passes_partial_tokens: int
     quota: int
     tokens_offered: int = 0
-    """Available tokens times the passes begun."""
+    """Tokens of a pass times the passes begun."""
 
     tokens_used: int = 0
     """Tokens of the documents that were chosen, over all passes."""
@@ -56,6 +56,19 @@ class SourceAudit:
     documents_split_off: int = 0
     """Pieces that documents were cut into, beyond the first piece of each."""
 
+    definitions: int = 0
+    """Documents that are no record's: what tasks ask for."""
+
+    tokens_per_pass: int = 0
+    """What one pass over the source offers: the available tokens, but for contexts, which repeat
+    what stands before their examples and leave out BOS and EOS between them."""
+
+    tokens_shortened: int = 0
+    """Tokens cut out of documents so that they fit into a sequence; not among those stored."""
+
+    documents_again: int = 0
+    """Documents chosen that the data set which this one follows has used, too."""
+
     decontam: dict[str, int] = field(default_factory=dict[str, int])
     """What decontamination found and did, see `decontaminate.count_document`."""
 
@@ -63,6 +76,7 @@ class SourceAudit:
     """Near duplicates: clusters, documents and tokens dropped; empty where nobody looked."""
 
     _uids: set[bytes] = field(default_factory=set[bytes], repr=False)
+    _again: set[bytes] = field(default_factory=set[bytes], repr=False)
 
     @property
     def tokens_left_over(self) -> int:
@@ -100,8 +114,11 @@ def open_account(name: str, mixture: Mixture, corpus: Corpus, plan: SourcePlan) 
         passes_whole=plan.passes.whole,
         passes_partial_tokens=plan.passes.partial,
         quota=plan.quota,
-        tokens_offered=plan.available * passes,
+        tokens_offered=plan.per_pass * passes,
+        tokens_per_pass=plan.per_pass,
+        tokens_shortened=corpus.n_shortened,
         documents_split_off=corpus.n_split_off,
+        definitions=corpus.n_definitions,
         decontam=dict(corpus.decontam),
         near=near,
     )
@@ -120,11 +137,13 @@ def _count_near(corpus: Corpus) -> dict[str, int]:
 
 def enter_group(account: SourceAudit, group: Group) -> None:
     """Count the documents of a packing group."""
-    used = sum(group.documents["n_tokens"].to_pylist())
-    account.tokens_used += used
-    account.tokens_cut += used - sum(group.documents["take"].to_pylist())
-    account._uids.update(group.documents["uid"].to_pylist())
+    uids = group.documents["uid"].to_pylist()
+    account.tokens_used += group.tokens_used
+    account.tokens_cut += group.tokens_used - sum(group.documents["take"].to_pylist())
+    account._uids.update(uids)
     account.documents_used = len(account._uids)
+    account._again.update(group.uids_again)
+    account.documents_again = len(account._again)
 
 
 def enter_shard(accounts: Sequence[SourceAudit], meta: pa.Table, *, seq_len: int) -> None:
@@ -175,8 +194,8 @@ def close_accounts(accounts: Iterable[SourceAudit], mixture: Mixture) -> None:
 def _check(a: SourceAudit) -> list[str]:
     n_dropped = sum(a.documents_dropped.values())
     sums = {
-        "documents read + split off = kept + dropped + not sampled": (
-            a.documents_read + a.documents_split_off,
+        "documents read + split off + definitions = kept + dropped + not sampled": (
+            a.documents_read + a.documents_split_off + a.definitions,
             a.documents_kept + n_dropped + a.documents_not_sampled,
         ),
         "tokens stored = available + duplicate + near duplicate": (

@@ -10,8 +10,9 @@ from decontam.benchmark_file import HELM_CORE, load_benchmark_file
 from decontam.records import DecontamError, Overlap
 from decontam.report import CoverageRow
 from pipelines import files
+from pipelines.cleaning import Decontam
 from pipelines.errors import UserError, did_you_mean
-from pipelines.mixture import Decontam, digest
+from pipelines.mixture import digest
 
 if TYPE_CHECKING:  # numba takes a second to import; builds that compare nothing do without
     from decontam.index import Index

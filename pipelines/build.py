@@ -114,7 +114,7 @@ def _run(args: argparse.Namespace, beam_flags: list[str], report: Reporter) -> N
         if files.is_local(folder) and os.path.exists(folder) and not os.path.isdir(folder):
             raise UserError(f"{option} {folder}: is a file, and has to be a folder")
     reached = [output, store, *([mixture.decontam.index] if mixture.decontam else [])]
-    run_stage = _beam_runner(beam_flags, args.workers, folders=reached)
+    run_stage = beam_runner(beam_flags, args.workers, folders=reached)
     file = fetch_tokenizer(mixture.tokenizer)
     job = assemble(
         mixture, file, data_root=args.data_root, store=store, output=output, dry_run=args.dry_run
@@ -192,7 +192,7 @@ def _print_outcome(
     report.result(f"\n{text}", output=output, sources=[a.as_json() for a in accounts])
 
 
-def _beam_runner(flags: list[str], workers: int, *, folders: list[str]) -> RunStage:
+def beam_runner(flags: list[str], workers: int, *, folders: list[str]) -> RunStage:
     """What runs a stage. Beam is imported here, so that `--help` needs no second for it."""
     warnings.filterwarnings("ignore")
     logging.getLogger().setLevel(logging.ERROR)

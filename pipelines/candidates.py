@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from pipelines import files
 from pipelines.benchmark_index import load_index
+from pipelines.documents import DocumentReader
 from pipelines.mixture import digest
-from pipelines.prepare import DocumentReader, PrepareSpec
+from pipelines.prepare_spec import PrepareSpec
 from pipelines.readers import Block
 from pipelines.records import InputFile, Split
 from pipelines.store import batch_path, split_key
@@ -68,9 +69,8 @@ def candidates_digest(spec: PrepareSpec, code: str) -> str:
         raise ValueError("a source that is not compared has no candidates")
     abstracts = spec.abstracts.rsplit("/", 1)[-1] if spec.abstracts else None
     return digest(
-        spec.schema, spec.completion_only, spec.filters, spec.sample, spec.max_record, abstracts,
-        spec.code, spec.decontam.code, spec.decontam.index_digest, code,
-    )  # fmt: skip
+        spec.documents_digest, abstracts, spec.decontam.code, spec.decontam.index_digest, code
+    )
 
 
 class BlockComparer:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipelines import files
 from pipelines.mixing import first_occurrences
 from pipelines.records import Split
+from pipelines.spans import Spans
 from pipelines.store import batch_path, read_index, split_key
 
 Int64 = npt.NDArray[np.int64]
@@ -61,12 +62,27 @@ class Corpus:
     """Where its tokens begin in the batch's token file."""
 
     n_tokens: Int64
-    prompt_tokens: Int64
+    no_loss: Spans
+    """Tokens that carry no loss."""
+
+    group: npt.NDArray[np.int32]
+    """Which task it belongs to, an index into `groups`."""
+
+    header: npt.NDArray[np.int8]
+    """What it is to its task, see `records.Document`."""
+
+    groups: list[str]
     uid: list[bytes]
     n_read: int
     n_not_sampled: int
     n_split_off: int
     """Pieces of documents beyond the first piece of each."""
+
+    n_definitions: int
+    """Documents that are no record's: definitions of tasks."""
+
+    n_shortened: int
+    """Tokens that were cut out of documents to make them fit."""
 
     n_text_bytes: int
     """UTF-8 bytes of the kept documents."""
@@ -75,6 +91,8 @@ class Corpus:
     """What decontamination counted, see `decontaminate.count_document`."""
 
     near: NearDuplicates = field(default_factory=NearDuplicates.none)
+    again: npt.NDArray[np.bool_] | None = None
+    """Which the data set that this one follows has used; None where it follows none."""
 
     @cached_property
     def is_first(self) -> npt.NDArray[np.bool_]:
@@ -87,6 +105,11 @@ class Corpus:
         unique = self.is_first.copy()
         unique[self.near.document] = False
         return unique
+
+    @cached_property
+    def used_before(self) -> npt.NDArray[np.bool_]:
+        """[N] whether the data set that this one follows has used it."""
+        return np.zeros(len(self.uid), np.bool_) if self.again is None else self.again
 
     def dropped_reasons(self) -> Counter[str]:
         """How many records were dropped in the prepare stage, by reason."""
@@ -110,7 +133,7 @@ def load_corpus(folder: str, splits: Sequence[Split], finished: dict[str, int]) 
         splits: of the source, in the order of the input.
         finished: batches of each split, by key.
     """
-    columns = ["uid", "n_tokens", "prompt_tokens", "n_bytes"]
+    columns = ["uid", "n_tokens", "no_loss", "n_bytes", "group", "header"]
     batches: list[str] = []
     batch_files: list[list[str]] = []
     first_lines: list[int] = []
@@ -128,9 +151,11 @@ def load_corpus(folder: str, splits: Sequence[Split], finished: dict[str, int]) 
             first_lines.append(lines[split.file.name] if len(split.files) == 1 else 0)
             lines[split.file.name] += counts.n_lines
             totals.update(read=counts.n_read, not_sampled=counts.n_not_sampled)
-            totals.update(split_off=counts.n_split_off)
+            totals.update(split_off=counts.n_split_off, definitions=counts.n_definitions)
+            totals.update(shortened=counts.n_shortened)
             decontam.update(counts.decontam)
             tables.append(table)
+    group, groups = _groups(tables)
     n_tokens = [_int64(table, "n_tokens") for table in tables]
     starts = [np.concatenate([[0], np.cumsum(n)[:-1]]) if len(n) else n for n in n_tokens]
     return Corpus(
@@ -140,14 +165,29 @@ def load_corpus(folder: str, splits: Sequence[Split], finished: dict[str, int]) 
         batch=np.repeat(np.arange(len(tables), dtype=np.int32), [len(n) for n in n_tokens]),
         start=_concatenate(starts),
         n_tokens=_concatenate(n_tokens),
-        prompt_tokens=_concatenate([_int64(table, "prompt_tokens") for table in tables]),
+        no_loss=Spans.concatenate([Spans.of(table["no_loss"]) for table in tables]),
+        group=group,
+        header=_concatenate([_int64(table, "header") for table in tables]).astype(np.int8),
+        groups=groups,
         uid=[uid for table in tables for uid in table["uid"].to_pylist()],
         n_read=totals["read"],
         n_not_sampled=totals["not_sampled"],
         n_split_off=totals["split_off"],
+        n_definitions=totals["definitions"],
+        n_shortened=totals["shortened"],
         n_text_bytes=int(sum(_int64(table, "n_bytes").sum() for table in tables)),
         decontam=dict(sorted(decontam.items())),
     )
+
+
+def _groups(tables: Sequence[pa.Table]) -> tuple[npt.NDArray[np.int32], list[str]]:
+    """The task of every document as a number, and the names of the tasks."""
+    columns = [table["group"].cast(pa.string()) for table in tables]
+    if not columns:
+        return np.zeros(0, np.int32), []
+    together = pa.chunked_array([c for column in columns for c in column.chunks], pa.string())
+    encoded = together.combine_chunks().dictionary_encode()
+    return np.asarray(encoded.indices.to_numpy(), np.int32), encoded.dictionary.to_pylist()
 
 
 def _int64(table: pa.Table, column: str) -> Int64:

@@ -103,7 +103,8 @@ class Decontaminated:
 def policy_of(mixture: Mixture, source: str, *, grouped: bool) -> "Policy | None":
     """What is done to documents of a source that overlap; None where nothing is compared.
 
-    `grouped` says whether the source's documents belong to tasks.
+    `grouped` says whether the source's documents are worth nothing in pieces: those of tasks, and
+    dialogues and questions.
     """
     general, own = mixture.decontam, mixture.sources[source].decontam
     if general is None:
@@ -174,8 +175,8 @@ class BlockDecontaminator:
 def cut(text: Text, ranges: Sequence[tuple[int, int]]) -> list[Text]:
     """The pieces of a document that lie in byte ranges of its text, each a document of its own.
 
-    A document that is kept whole stays as it is. A piece has the id of its own text, and what the
-    prompt still covers of it.
+    A document that is kept whole stays as it is. A piece has the id of its own text, and the
+    answers and control tokens that lie in it.
     """
     if list(ranges) == [(0, len(text.utf8))]:
         return [text]
@@ -185,10 +186,10 @@ def cut(text: Text, ranges: Sequence[tuple[int, int]]) -> list[Text]:
         n_characters += len(text.utf8[end_of_last:start].decode())
         utf8 = text.utf8[start:end]
         piece = utf8.decode()
-        prompt = min(max(text.document.prompt_chars - n_characters, 0), len(piece))
+        content = text.document.content.cut(n_characters, n_characters + len(piece))
         pieces.append(
             Text(
-                text.document._replace(text=piece, prompt_chars=prompt),
+                text.document._replace(content=content),
                 utf8,
                 xxhash.xxh3_128_digest(utf8),
                 f"piece {number} of {len(ranges)}: ",

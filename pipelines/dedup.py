@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines import files
+from pipelines.cleaning import Dedup
 from pipelines.corpus import Corpus, NearDuplicates
-from pipelines.mixture import Dedup, digest
+from pipelines.mixture import digest
 from pipelines.sketch import BANDS, PERMUTATIONS, band_column
 from pipelines.store import sketches_path
 

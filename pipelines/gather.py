@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from pipelines import files
 from pipelines.rows import row_figures
-from pipelines.shards import META_SCHEMA, SEGMENT, SPAN
+from pipelines.shards import META_SCHEMA, SEGMENT
+from pipelines.spans import Spans
 from pipelines.store import TokenReader
 from pipelines.xxh3 import hash_rows
 
@@ -91,27 +92,18 @@ def describe_rows(segments: pa.Table, order: pa.Table, rows: npt.NDArray[Any]) -
 
 
 def _segments(segments: pa.Table) -> pa.StructArray:
-    offset, length = segments["offset"].to_numpy(), segments["length"].to_numpy()
-    fields = [
-        segments["start"].combine_chunks(),
-        segments["length"].combine_chunks(),
-        segments["uid"].combine_chunks(),
-        segments["offset"].combine_chunks(),
-        pa.array(offset > 0),
-        pa.array(offset + length < segments["n_tokens"].to_numpy()),
-    ]
-    return pa.StructArray.from_arrays(fields, fields=list(SEGMENT))
+    names = ("start", "length", "uid", "offset", "head_cut", "tail_cut", "continues")
+    columns = [segments[name].combine_chunks() for name in names]
+    return pa.StructArray.from_arrays(columns, fields=list(SEGMENT))
 
 
 def _no_loss(segments: pa.Table, row: npt.NDArray[Any], n_rows: int) -> pa.ListArray:
-    """Spans without loss: the beginnings of segments that belong to a prompt."""
-    covered = segments["no_loss"].to_numpy()
-    has = np.flatnonzero(covered > 0)
-    start = segments["start"].to_numpy()[has]
-    first = np.searchsorted(row[has], np.arange(n_rows + 1)).astype(np.int32)
-    ends = pa.array(start + covered[has])
-    spans = pa.StructArray.from_arrays([pa.array(start), ends], fields=list(SPAN))
-    return pa.ListArray.from_arrays(pa.array(first), spans)
+    """Spans without loss, counted from the beginning of their sequence."""
+    spans = Spans.of(segments["no_loss"])
+    n = np.diff(spans.first)
+    start = np.repeat(np.asarray(segments["start"].to_numpy(), np.int64), n)
+    first = np.searchsorted(np.repeat(row, n), np.arange(n_rows + 1))
+    return Spans(first, spans.start + start, spans.end + start).column()
 
 
 def write_shard(path: str, rows: npt.NDArray[Any], meta: pa.Table) -> None:

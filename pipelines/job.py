@@ -5,18 +5,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pipelines import files
 from pipelines.abstracts import build_index, list_abstracts
+from pipelines.after import followed
 from pipelines.benchmark_index import load_index, open_index
 from pipelines.decontaminate import DecontamSpec, policy_of
 from pipelines.errors import FaultsError, UserError
 from pipelines.mixture import Mixture, Source, digest
-from pipelines.prepare import PrepareSpec
+from pipelines.prepare_spec import PrepareSpec
 from pipelines.records import InputFile, Split
 from pipelines.schemas import schema_of
 from pipelines.sketch import SketchSpec
+from pipelines.source_template import is_whole, must_fit, template_spec
 from pipelines.sources import list_source, plan_splits
 from pipelines.tokenizer import TokenizerFile
 
@@ -25,12 +28,20 @@ if TYPE_CHECKING:
 
 # What the bytes of the token store and of the shards depend on. A change in one of these modules
 # makes other names, so that nothing made by older code is ever mistaken for the new.
-_STORE_MODULES = ("abstracts", "decontaminate", "filters", "hub", "prepare", "readers", "records",
-                  "references", "schemas", "segment_cache", "sentencepiece_model", "sources",
-                  "store", "task_files", "templates/plain", "tokenizer")  # fmt: skip
-_SHARD_MODULES = ("arrange", "audit", "candidates", "clusters", "corpus", "dedup", "evidence",
-                  "finish", "gather", "mixing", "near_duplicates", "ordering", "packing",
-                  "planning", "rows", "shards", "tasks", "xxh3")  # fmt: skip
+_STORE_MODULES = ("abstracts", "chat_filters", "chat_options", "chat_schemas", "conversations",
+                  "decontaminate", "documents", "encode", "filters", "hub", "prepare",
+                  "prepare_spec", "readers", "records", "references", "rendering", "retrieval",
+                  "schemas", "segment_cache", "sentencepiece_model", "sources", "store",
+                  "task_files", "templates/chat", "templates/choice", "templates/denoisers",
+                  "templates/few_shot", "templates/fill_in", "templates/jinja_chat",
+                  "templates/jinja_source", "templates/long_qa", "templates/multi_document",
+                  "templates/oig_dialogue", "templates/passages", "templates/plain",
+                  "templates/promptsource", "templates/promptsource_file", "templates/summary",
+                  "templates/values", "tokenizer")  # fmt: skip
+_SHARD_MODULES = ("after", "arrange", "audit", "candidates", "clusters", "contexts", "corpus",
+                  "dedup", "evidence", "finish", "gather", "mixing", "near_duplicates", "ordering",
+                  "packing", "planning", "rows", "shards", "spans", "tasks", "units",
+                  "xxh3")  # fmt: skip
 _DECONTAM_MODULES = ("bands", "character_kernels", "excerpt", "grid", "index", "index_file", "lsh",
                      "minhash", "normalize", "policy", "records", "report", "search",
                      "search_kernels", "window_kernels", "windows", "word_kernels")  # fmt: skip
@@ -55,7 +66,8 @@ class SourceJob:
     @property
     def has_tasks(self) -> bool:
         """Whether its documents belong to tasks that are compared with benchmarks."""
-        return self.spec.decontam is not None and bool(self.spec.schema.group)
+        named = bool(self.spec.schema.group) or self.spec.names_tasks
+        return self.spec.decontam is not None and named
 
     def without(self, tasks: Mapping[str, str]) -> "SourceJob":
         """The same source but for tasks that are dropped whole, each with the evidence."""
@@ -77,6 +89,9 @@ class Job:
     benchmark: str | None = None
     """Path of the index of benchmarks that documents are compared with."""
 
+    scratch: TemporaryDirectory[str] | None = None
+    """Of a dry run: what it had to write, removed with it."""
+
     @property
     def work(self) -> str:
         """Folder of files that only the running build needs."""
@@ -94,6 +109,8 @@ class Job:
         }
         if self.benchmark:
             parts["benchmark index"] = load_index(self.benchmark).header["digest"]
+        if self.mixture.after:
+            parts["data set that it follows"] = followed(self.mixture.after)
         return parts
 
 
@@ -133,7 +150,7 @@ def assemble(
 ) -> Job:
     """List the inputs of all sources and cut them into splits.
 
-    A dry run writes no index of abstracts; its job is for estimates only.
+    A dry run leaves nothing behind and makes no index of abstracts; its job is for estimates only.
 
     Raises:
         FaultsError: inputs are missing or unreadable, or the benchmark's index is not the one the
@@ -142,16 +159,24 @@ def assemble(
     index, faults = open_index(mixture.decontam) if mixture.decontam else (None, [])
     sources: list[SourceJob] = []
     code = code_digest(_STORE_MODULES)
+    scratch = TemporaryDirectory() if dry_run else None
+    aside = scratch.name if scratch else None
+    if mixture.after:
+        try:
+            followed(mixture.after)
+        except UserError as error:
+            faults.append(str(error))
     for name in mixture.sources:
         try:
             sources.append(
-                _source_job(name, mixture, tokenizer, data_root, store, code, index, dry_run)
+                _source_job(name, mixture, tokenizer, data_root, store, code, index, aside)
             )
         except UserError as error:
             faults.append(str(error))
     if faults:
         raise FaultsError(f"mixture {mixture.name}", faults)
-    return Job(mixture, tokenizer, sources, output, mixture.decontam and mixture.decontam.path)
+    benchmark = mixture.decontam and mixture.decontam.path
+    return Job(mixture, tokenizer, sources, output, benchmark, scratch)
 
 
 def _source_job(
@@ -162,26 +187,30 @@ def _source_job(
     store: str,
     code: str,
     index: "Index | None",
-    dry_run: bool,
+    scratch: str | None,
 ) -> SourceJob:
     source = mixture.sources[name]
     inputs = list_source(name, source, data_root=data_root)
     abstracts = None
     if source.abstracts:
         metadata = list_abstracts(name, source.abstracts, data_root=data_root)
-        abstracts = None if dry_run else build_index(source.abstracts, metadata, store)
+        abstracts = None if scratch else build_index(source.abstracts, metadata, store)
     schema = schema_of(source)
     spec = PrepareSpec(
         schema=schema,
-        completion_only=source.loss == "completion",
+        answers_only=source.loss == "answers",
         filters=mixture.filters_of(name),
         sample=source.sample,
         max_record=mixture.max_record_mib << 20,
         tokenizer=tokenizer,
         abstracts=abstracts,
         code=code,
-        decontam=_decontam_spec(mixture, name, index, grouped=bool(schema.group)),
+        decontam=_decontam_spec(mixture, name, index, grouped=is_whole(source, schema)),
         sketch=_sketch_spec(source),
+        few_shot=source.policy == "few_shot",
+        hold_out=tuple(source.hold_out),
+        max_tokens=mixture.seq_len if must_fit(source) else None,
+        template=template_spec(name, mixture, tokenizer, data_root, scratch or store),
     )
     splits = plan_splits(name, source, inputs)
     return SourceJob(name, inputs, splits, spec, files.join(store, spec.digest))
@@ -216,7 +245,8 @@ def claim_output(job: Job, *, dry_run: bool = False) -> bool:
     path = files.join(job.output, "build.json")
     if files.exists(path):
         found = files.read_json(path)
-        different = [part for part in job.fingerprint if found.get(part) != job.fingerprint[part]]
+        parts = {**found, **job.fingerprint}
+        different = [part for part in parts if found.get(part) != job.fingerprint.get(part)]
         if different:
             raise UserError(
                 f"{job.output}: holds another build; different: {', '.join(different)}. Give "

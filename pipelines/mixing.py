@@ -96,42 +96,47 @@ def keyed_hash(uids: Sequence[bytes], *, seed: int, source: str, purpose: str) -
     return np.array([xxhash.xxh3_64_intdigest(salt + uid) for uid in uids], np.uint64)
 
 
+def random_order(keys: UInt64, last: npt.NDArray[np.bool_] | None = None) -> Int64:
+    """Everything in keyed-hash order, [N]; equal keys (equal texts) in input order.
+
+    Args:
+        keys: [N] see `keyed_hash`.
+        last: [N] what comes behind all else; None for nothing.
+    """
+    return np.argsort(keys, kind="stable") if last is None else np.lexsort((keys, last))
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The documents of one pass, in random order."""
+    """What a partial pass uses."""
 
-    document: Int64
-    """[M] index into the documents of the source."""
+    chosen: Int64
+    """[M] the beginning of an order."""
 
-    take: Int64
-    """[M] tokens to use from the document's beginning; less than it has for at most one."""
-
-
-def select_all(keys: UInt64, lengths: Int64) -> Selection:
-    """Every document, in keyed-hash order; equal keys (equal texts) in input order."""
-    order = np.argsort(keys, kind="stable")
-    return Selection(order, lengths[order])
+    of_last: int
+    """Weighed tokens that the last of them gives; the others give all."""
 
 
-def select_tokens(keys: UInt64, lengths: Int64, without_loss: Int64, quota: int) -> Selection:
-    """Documents below a threshold of their hash that hold exactly `quota` tokens.
+def select_tokens(order: Int64, weighed: Int64, quota: int) -> Selection:
+    """The beginning of an order that holds exactly `quota` tokens, if the last of it is cut.
 
-    The document that crosses the quota is cut. With `without_loss` (tokens at the beginning of
-    each document that do not count towards the quota) the cut leaves exactly `quota` loss tokens.
+    Args:
+        order: [N] indices.
+        weighed: [N] tokens that count.
+        quota: how many to take.
 
     Raises:
-        ValueError: all documents together hold less than `quota`.
+        ValueError: all together hold less than `quota`.
     """
-    order = np.argsort(keys, kind="stable")
-    total = np.cumsum((lengths - without_loss)[order])
+    if not quota:
+        return Selection(order[:0], 0)
+    total = np.cumsum(weighed[order])
     last = int(np.searchsorted(total, quota))
-    if quota and last == len(order):
-        raise ValueError(f"{quota} tokens asked of documents that hold {total[-1] if last else 0}")
-    chosen = order[: last + 1] if quota else order[:0]
-    take = lengths[chosen]
-    if quota:
-        take[-1] -= total[last] - quota
-    return Selection(chosen, take)
+    if last == len(order):
+        held = int(total[-1]) if last else 0
+        raise ValueError(f"{quota} tokens asked of documents that hold {held}")
+    before = int(total[last]) - int(weighed[order[last]])
+    return Selection(order[: last + 1], quota - before)
 
 
 def first_occurrences(uids: Sequence[bytes]) -> npt.NDArray[np.bool_]:

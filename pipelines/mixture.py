@@ -4,39 +4,27 @@
 """
 
 import hashlib
-import os
-from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from pipelines.chat_options import Chat
+from pipelines.cleaning import Decontam, Dedup, SourceDecontam
+from pipelines.options import Frozen, Names, Paths, Real, Weight, Whole
+from pipelines.templates.fill_in import FillIn
+from pipelines.templates.long_qa import LongQA
+from pipelines.templates.multi_document import MultiDocument
+from pipelines.templates.promptsource import Promptsource
+from pipelines.templates.summary import Summary
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+TEMPLATES = ("chat", "fill_in", "long_qa", "multi_document", "promptsource", "summary")
+"""Keys of a source that choose a template."""
 
+CHATS = ("sharegpt", "messages", "openorca", "alpaca", "oasst", "inst_text")
+"""Schemas of conversations."""
 
-def _number(value: Any) -> Any:
-    """YAML reads `yes` as true, and Python counts true as 1; no person means that."""
-    if isinstance(value, bool):
-        raise ValueError("must be a number, not yes or no")
-    return value
-
-
-def _exact(value: Any) -> Any:
-    """Weights are decimal numbers a person wrote: 0.1 means one tenth, not its float."""
-    return Fraction(str(value)) if isinstance(_number(value), int | float) else value
-
-
-Paths = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
-Weight = Annotated[Fraction, BeforeValidator(_exact), Field(gt=0)]
-Whole = Annotated[int, BeforeValidator(_number)]
-Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-
-
-class Frozen(BaseModel):
-    """Immutable, and strict about keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+_NO_LANGUAGE = ("openorca", "alpaca", "inst_text")
+_TASKS = ("p3", "natural_instructions")
 
 
 class Filters(Frozen):
@@ -55,11 +43,11 @@ class Fields(Frozen):
     text: Paths = ["text"]
     """The document's text; several fields are joined by a newline (of a list, its first item)."""
 
-    origin: Annotated[list[str], BeforeValidator(_as_list)] = []
+    origin: Names = []
     """What a person would call the document (title, URL, id); the first that is present."""
 
     prompt: str | None = None
-    """A field that the text begins with and that `loss: completion` takes no loss on; without it,
+    """A field that the text begins with and that `loss: answers` takes no loss on; without it,
     all but the last of several text fields."""
 
 
@@ -79,101 +67,10 @@ class Abstracts(Frozen):
     """Field that holds the abstract."""
 
 
-Action = Literal["drop", "excise", "threshold", "none"]
-Boilerplate = Literal["keep", "drop"]
-Margin = Annotated[Whole, Field(ge=0)]
-Share = Annotated[Real, Field(ge=0, le=1)]
-
-
-class SourceDecontam(Frozen):
-    """What one source does otherwise than the mixture's `decontam` says."""
-
-    policy: Action | None = None
-    """Instead of the mixture's."""
-
-    margin_words: Margin | None = None
-    """Instead of the mixture's."""
-
-    threshold: Share | None = None
-    """Instead of the mixture's."""
-
-    boilerplate: Boilerplate | None = None
-    """Instead of the mixture's."""
-
-
-class TaskRules(Frozen):
-    """Which tasks of sources with a `group` are dropped whole, beside what the rule finds."""
-
-    keep: dict[str, str] = {}
-    """Tasks that stay although the rule would drop them, each with the reason."""
-
-    drop: dict[str, str] = {}
-    """Tasks that are dropped although the rule would keep them, each with the reason."""
-
-    min_examples: Annotated[Whole, Field(ge=1)] = 1
-    """Benchmark instances that a task has to hold to be dropped."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "TaskRules":
-        if both := sorted(set(self.keep) & set(self.drop)):
-            raise ValueError(f"{both[0]} is in `keep` and in `drop`; decide")
-        return self
-
-
-class Decontam(Frozen):
-    """Which benchmark texts are kept out of the data set, and how."""
-
-    index: str
-    """The benchmark's index, as `python -m decontam.build_index` writes it; local or remote."""
-
-    n: Annotated[Whole, Field(ge=1)] | None = None
-    """Words in a row that make an overlap; must be what the index was made with."""
-
-    normalization: Literal["default", "helm"] | None = None
-    """How words are compared; must be what the index was made with."""
-
-    require: Annotated[list[str], BeforeValidator(_as_list)] = ["all"]
-    """Scenarios that the index has to cover; `all`: every core scenario, `[]`: none."""
-
-    policy: Action | None = None
-    """What happens to a document with an overlap; default: `drop` for sources with a `group`,
-    `excise` for others."""
-
-    margin_words: Margin = 32
-    """Words that `excise` cuts on each side of an overlap."""
-
-    threshold: Share = 0.05
-    """Share of its words from which on `threshold` drops a document."""
-
-    boilerplate: Boilerplate = "keep"
-    """Whether overlaps that are common everywhere are only reported, or treated like others."""
-
-    tasks: TaskRules = TaskRules()
-    """Tasks that are a benchmark in another format, and are dropped whole."""
-
-    @property
-    def path(self) -> str:
-        """The index's path wherever a worker runs; a relative one is below the working folder."""
-        return self.index if "://" in self.index else os.path.abspath(self.index)
-
-
-class Dedup(Frozen):
-    """Which documents of a source are too much like another one to keep both."""
-
-    threshold: Annotated[Real, Field(ge=0.5, le=1)] = 0.8
-    """Near duplicates have at least this share of their shingles in common (Jaccard similarity)."""
-
-    contained: Annotated[Real, Field(ge=0.5, le=1)] | None = 0.8
-    """A document with at least this share of its shingles in a longer one is dropped too; null:
-    lengths must match."""
-
-    shingle: Annotated[Whole, Field(ge=1, le=64)] = 5
-    """Words in a row that make a shingle."""
-
-
 SchemaName = Literal[
-    "text", "redpajama", "long_data", "oig", "pile", "c4", "p3", "natural_instructions"
-]
+    "text", "redpajama", "long_data", "oig", "pile", "c4", "p3", "natural_instructions",
+    "sharegpt", "messages", "openorca", "alpaca", "oasst", "inst_text",
+]  # fmt: skip
 FormatName = Literal["auto", "jsonl", "parquet", "arrow", "text"]
 
 
@@ -201,7 +98,7 @@ class Source(Frozen):
     abstracts: Abstracts | None = None
     """Metadata to join by the document's origin."""
 
-    group: Annotated[list[str], BeforeValidator(_as_list)] = []
+    group: Names = []
     """What names the task of a record, beside what the schema knows: a field, the first that is
     present, or `file` for the name of its file."""
 
@@ -220,14 +117,35 @@ class Source(Frozen):
     max_passes: Annotated[Real, Field(gt=0)] = 1.0
     """How often a document may be used before the build stops with an error."""
 
-    policy: Literal["pack", "pad", "stream"] = "pack"
+    policy: Literal["pack", "pad", "stream", "few_shot"] = "pack"
     """How documents become sequences."""
 
     stream_sequences: Annotated[Whole, Field(ge=1)] = 1
     """k: consecutive sequences of one stream that stay together (policy `stream` only)."""
 
-    loss: Literal["all", "completion"] = "all"
-    """Loss on every token, or not on the prompt."""
+    loss: Literal["all", "answers"] = "all"
+    """Loss on every token, or on what the model has to answer alone."""
+
+    hold_out: Names = []
+    """Tasks to leave out; `*` stands for anything."""
+
+    chat: Chat | None = None
+    """Records are conversations, and how they become text."""
+
+    fill_in: FillIn | None = None
+    """Parts of each text are hidden, and the model has to fill them in."""
+
+    long_qa: LongQA | None = None
+    """Records are a long document with a question and its answer."""
+
+    multi_document: MultiDocument | None = None
+    """Records are questions, put before many passages."""
+
+    promptsource: Promptsource | None = None
+    """Records are put into a template of promptsource."""
+
+    summary: Summary | None = None
+    """Records are a chapter and its summary."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Source":
@@ -235,7 +153,30 @@ class Source(Frozen):
             raise ValueError("stream_sequences needs `policy: stream`")
         if self.fields is not None and "schema_" in self.model_fields_set:
             raise ValueError("give either `schema` or `fields`, not both")
+        templates = [name for name in TEMPLATES if getattr(self, name) is not None]
+        if len(templates) > 1:
+            raise ValueError(f"give one template, not {' and '.join(templates)}")
+        self._check_template(templates[0] if templates else None)
         return self
+
+    def _check_template(self, template: str | None) -> None:
+        """What a template needs, and what needs a template."""
+        if (self.schema_ in CHATS) != (template == "chat"):
+            rule = f"`chat` and a schema of conversations need each other ({', '.join(CHATS)})"
+            raise ValueError(rule)
+        described = self.fields is not None or "schema_" in self.model_fields_set
+        if template not in (None, "chat", "fill_in") and described:
+            raise ValueError(f"{template} names fields itself; leave `schema` and `fields` out")
+        if self.chat and self.chat.filters.languages and self.schema_ in _NO_LANGUAGE:
+            raise ValueError(f"chat.filters.languages: records of {self.schema_} name no language")
+        tasks = self.schema_ in _TASKS or bool(self.group and self.fields)
+        if self.policy == "few_shot" and not (
+            template == "promptsource" or (tasks and not template)
+        ):
+            raise ValueError(
+                "policy few_shot needs examples of tasks: schema p3 or natural_instructions, "
+                "promptsource, or `fields` with a `group`"
+            )
 
 
 class TokenizerSpec(Frozen):
@@ -289,6 +230,9 @@ class Mixture(Frozen):
     decontam: Decontam | None = None
     """Benchmarks to keep out of the data set; without it nothing is compared."""
 
+    after: str | None = None
+    """Folder of a finished data set that this one follows: documents it has used come last."""
+
     duplicates: Literal["drop", "keep"] = "drop"
     """What happens to a document whose text occurred before in the same source."""
 
@@ -309,17 +253,32 @@ class Mixture(Frozen):
         for name, source in self.sources.items():
             if source.decontam and not self.decontam:
                 raise ValueError(f"sources.{name}.decontam needs `decontam.index` of the mixture")
+            if self._would_cut(source):
+                raise ValueError(
+                    f"sources.{name}: dialogues, questions and contexts cannot be cut; give "
+                    "`decontam.policy` drop, threshold or none"
+                )
             if source.dedup and self.duplicates == "keep":
                 raise ValueError(f"sources.{name}.dedup needs `duplicates: drop` of the mixture")
         return self
+
+    def _would_cut(self, source: Source) -> bool:
+        """Whether `excise` is asked for documents that are worth nothing in pieces."""
+        general = self.decontam.policy if self.decontam else None
+        policy = (source.decontam.policy if source.decontam else None) or general
+        names = [name for name in TEMPLATES if name != "fill_in" and getattr(source, name)]
+        return policy == "excise" and bool(names or source.policy == "few_shot")
 
     def filters_of(self, source: str) -> Filters:
         """The filters that hold for one source."""
         return self.sources[source].filters or self.filters
 
     def identity(self) -> dict[str, Any]:
-        """What tells builds apart: the recipe, but for where the benchmark's index lies."""
+        """What tells builds apart: the recipe, but for where the benchmark's index lies, and the
+        data set that this one follows.
+        """
         recipe = self.recipe()
+        del recipe["after"]
         if recipe["decontam"]:
             del recipe["decontam"]["index"]
         return recipe

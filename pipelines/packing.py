@@ -77,6 +77,30 @@ def pack_documents(lengths: npt.ArrayLike, *, seq_len: int) -> Packing:
     )
 
 
+def fill_evenly(lengths: npt.ArrayLike, *, seq_len: int, draw: int = 0) -> Ints:
+    """The row of each document, [N], where every row resembles the whole.
+
+    Rows are filled one after the other with documents drawn evenly over all lengths, and closed
+    with one or two that fit to the token. Best fit would put the longest together, and the
+    shortest. How many rows there are does not depend on the order of `lengths`, nor on `draw`,
+    another number of which fills them otherwise, if it does not need more or fewer.
+
+    Raises:
+        ValueError: a length is not in [1, seq_len], or see `pack_documents`.
+    """
+    tokens = _checked(lengths, seq_len)
+    if tokens.size and int(tokens.max()) > seq_len:
+        raise ValueError(f"a document of {int(tokens.max()):,} tokens in rows of {seq_len:,}")
+    descending = np.argsort(-tokens, kind="stable")
+    filled = _close_exactly(tokens[descending], seq_len)
+    if draw:
+        other = _close_exactly(tokens[descending], seq_len, draw)
+        filled = other if _count_rows(other) == _count_rows(filled) else filled
+    row = np.empty_like(tokens)
+    row[descending] = filled
+    return row
+
+
 def pad_documents(lengths: npt.ArrayLike, *, seq_len: int) -> Packing:
     """Give each document a row, in input order, padded on the right.
 
@@ -177,13 +201,13 @@ def _best_fit_decreasing(descending: Ints, seq_len: int) -> Ints:
     return np.array(rows, np.int64)
 
 
-def _close_exactly(descending: Ints, seq_len: int) -> Ints:
+def _close_exactly(descending: Ints, seq_len: int, draw: int = 0) -> Ints:
     """Fill one row at a time so that one or two last pieces fill it to the token, [P].
 
     Best fit decreasing wastes room when no piece is short: its last rows hold pieces of one
     length, and multiples of it miss `seq_len`. Here all lengths are used up evenly instead.
     """
-    pool = _Pool(descending, seq_len)
+    pool = _Pool(descending, seq_len, draw)
     rows: list[list[int]] = []
     while pool.present:
         rows.append(_fill_row(pool, seq_len))
@@ -218,10 +242,10 @@ def _fill_row(pool: _Pool, seq_len: int) -> list[int]:
 class _Pool:
     """The unplaced pieces by length: a multiset, its bitset, and an order to draw them in."""
 
-    def __init__(self, descending: Ints, seq_len: int) -> None:
+    def __init__(self, descending: Ints, seq_len: int, draw: int) -> None:
         self._seq_len = seq_len
         self._count: list[int] = np.bincount(descending, minlength=seq_len + 1).tolist()
-        self._order = _spread(descending)
+        self._order = _spread(descending, draw)
         self._drawn = 0
         # Of each length, how many were taken before the order came to them.
         self._ahead = [0] * (seq_len + 1)
@@ -270,9 +294,10 @@ class _Pool:
         return [longer, room - longer] if pairs else []
 
 
-def _spread(descending: Ints) -> list[int]:
-    """Sorted lengths in an order of which every stretch resembles the whole, [P]."""
-    rank = np.argsort(np.argsort(np.arange(descending.size, dtype=np.uint64) * _GOLDEN))
+def _spread(descending: Ints, draw: int) -> list[int]:
+    """Sorted lengths in an order of which every stretch resembles the whole, [P]; one a draw."""
+    begin = np.uint64(draw * descending.size + draw)  # so that no draw begins where another ends
+    rank = np.argsort(np.argsort((np.arange(descending.size, dtype=np.uint64) + begin) * _GOLDEN))
     return descending[rank].tolist()
 
 

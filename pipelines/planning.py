@@ -11,14 +11,15 @@ from pipelines.corpus import Corpus
 from pipelines.mixing import (
     Int64,
     Passes,
-    Selection,
     apportion,
     keyed_hash,
     plan_passes,
-    select_all,
+    random_order,
     select_tokens,
 )
-from pipelines.mixture import Mixture, Source
+from pipelines.mixture import Mixture
+from pipelines.shards import SPAN
+from pipelines.units import Units, last_unit, units_of, usable_documents
 
 GROUP_DOCUMENTS = 1 << 17
 """Documents packed together: more would not lower the padding any further."""
@@ -27,14 +28,19 @@ _HALVED_SEQUENCES = 16
 
 GROUP_SCHEMA = pa.schema(
     [
+        ("unit", pa.int32()),
         ("batch", pa.int32()),
         ("start", pa.int64()),
+        ("begin", pa.int64()),
         ("take", pa.int64()),
         ("n_tokens", pa.int64()),
-        ("prompt_tokens", pa.int64()),
+        ("no_loss", pa.list_(SPAN)),
         ("uid", pa.binary(16)),
     ]
 )
+"""Of each piece: its unit, whose pieces stand together; batch of the store, and where the document
+starts there; first token of it that is used, and how many; tokens of the whole document, which of
+them carry no loss, its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,34 +53,11 @@ class SourcePlan:
     available: int
     """Tokens of the documents that may be used, duplicates left out."""
 
+    per_pass: int
+    """Tokens that one pass places or cuts: `available`, but for contexts, which repeat what
+    stands before their examples and leave out BOS and EOS between them."""
+
     passes: Passes
-
-
-@dataclass(frozen=True, slots=True)
-class Usable:
-    """The documents of a source that may be used. Arrays are [M]."""
-
-    document: Int64
-    """Index into the corpus."""
-
-    n_tokens: Int64
-    prompt_tokens: Int64
-    """Tokens and loss-free tokens that a sequence can hold of the document."""
-
-    unweighed: Int64
-    """Tokens at the beginning that do not count towards the quota."""
-
-
-def usable_documents(corpus: Corpus, source: Source, mixture: Mixture) -> Usable:
-    """Leave out duplicates (unless kept), and count what a sequence can hold."""
-    keep = corpus.is_unique if mixture.duplicates == "drop" else np.ones(len(corpus.uid), np.bool_)
-    document = np.flatnonzero(keep)
-    n_tokens = corpus.n_tokens[document]
-    if source.policy == "pad":
-        n_tokens = np.minimum(n_tokens, mixture.seq_len)
-    prompt = np.minimum(corpus.prompt_tokens[document], n_tokens)
-    unweighed = prompt if mixture.weight_by == "loss_tokens" else np.zeros_like(prompt)
-    return Usable(document, n_tokens, prompt, unweighed)
 
 
 def plan_sources(mixture: Mixture, corpora: Mapping[str, Corpus]) -> dict[str, SourcePlan]:
@@ -85,15 +68,18 @@ def plan_sources(mixture: Mixture, corpora: Mapping[str, Corpus]) -> dict[str, S
     """
     weights: dict[str, Fraction] = {n: s.weight for n, s in mixture.sources.items()}
     quotas = apportion(weights, mixture.tokens)
-    tokens: dict[str, int] = {}
-    units: dict[str, int] = {}
-    for name, source in mixture.sources.items():
-        usable = usable_documents(corpora[name], source, mixture)
-        tokens[name] = int(corpora[name].n_tokens[usable.document].sum())
-        units[name] = int((usable.n_tokens - usable.unweighed).sum())
+    available: dict[str, int] = {}
+    per_pass: dict[str, int] = {}
+    weighed: dict[str, int] = {}
+    for name in mixture.sources:
+        corpus = corpora[name]
+        units = units_of(name, mixture, corpus, pass_=0)
+        available[name] = int(corpus.n_tokens[usable_documents(corpus, mixture)].sum())
+        per_pass[name] = int(units.n_tokens.sum())
+        weighed[name] = int(units.weighed.sum())
     limits = {name: source.max_passes for name, source in mixture.sources.items()}
-    passes = plan_passes(weights, mixture.tokens, units, limits)
-    return {n: SourcePlan(quotas[n], tokens[n], passes[n]) for n in mixture.sources}
+    passes = plan_passes(weights, mixture.tokens, weighed, limits)
+    return {n: SourcePlan(quotas[n], available[n], per_pass[n], passes[n]) for n in mixture.sources}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,59 +88,94 @@ class Group:
 
     source: str
     pass_: int
+    again: bool
+    """They were used by the data set that this one follows."""
+
+    uids_again: frozenset[bytes]
+    """Ids of those that were; what stands before examples of a task may be, too."""
+
     documents: pa.Table
     """Schema `GROUP_SCHEMA`."""
 
+    tokens_used: int
+    """Tokens that are accounted for, those that no sequence holds too."""
+
 
 def form_groups(
-    name: str, mixture: Mixture, corpus: Corpus, plan: SourcePlan, *, first_batch: int
+    name: str,
+    mixture: Mixture,
+    corpus: Corpus,
+    plan: SourcePlan,
+    *,
+    first_batch: int,
 ) -> Iterator[Group]:
     """The packing groups of one source, pass by pass.
 
     `first_batch` is the number of this source's first batch among the batches of all sources.
 
-    Each pass has an order of its own, by a hash of (seed, source, pass, document id); groups are
-    runs of that order. So groups do not depend on how the input is cut into files.
+    Each pass has an order of its own, by a hash of (seed, source, pass, document id); what was
+    used before comes last. Groups are runs of that order, so they do not depend on how the
+    input is cut into files.
     """
-    source = mixture.sources[name]
-    usable = usable_documents(corpus, source, mixture)
-    uids = [corpus.uid[i] for i in usable.document.tolist()]
     for number in range(plan.passes.whole + bool(plan.passes.partial)):
-        keys = keyed_hash(uids, seed=mixture.seed, source=name, purpose=f"pass {number}")
-        if number < plan.passes.whole:
-            selection = select_all(keys, usable.n_tokens)
-        else:
-            quota = plan.passes.partial
-            selection = select_tokens(keys, usable.n_tokens, usable.unweighed, quota)
-        # Best fit packs equal lengths equally in whatever order they come: in later passes, halves
-        # drawn anew keep the same documents from sharing their sequences again.
-        # Where a pass is short, the half-filled sequence that each half may leave would cost more.
-        long = int(selection.take.sum()) >= _HALVED_SEQUENCES * mixture.seq_len
-        least = 2 if number and source.policy == "pack" and long else 1
-        yield from _cut(name, number, first_batch, selection, usable, corpus, uids, least)
+        units = units_of(name, mixture, corpus, pass_=number)
+        keys = keyed_hash(units.key, seed=mixture.seed, source=name, purpose=f"pass {number}")
+        used = corpus.used_before[units.document] & (corpus.header[units.document] == 0)
+        again = units.sum(used.astype(np.int64)) > 0
+        chosen = random_order(keys, again)
+        last: Units | None = None
+        if number >= plan.passes.whole:
+            selection = select_tokens(chosen, units.sum(units.weighed), plan.passes.partial)
+            whole = selection.chosen[:-1]
+            unit, last = last_unit(
+                name, units, chosen[len(whole) :], selection.of_last, corpus, mixture
+            )
+            chosen = np.append(whole, unit)
+        least = _least_groups(name, mixture, number, int(units.sum(units.take)[chosen].sum()))
+        for part in _parts(chosen, again, units, least):
+            ends = last is not None and part[-1] == chosen[-1]
+            whole = units.take_units(part[:-1] if ends else part)
+            taken = whole.followed_by(last) if last and ends else whole
+            place = taken.document[corpus.used_before[taken.document]]
+            yield Group(
+                source=name,
+                pass_=number,
+                again=bool(again[part[0]]),
+                uids_again=frozenset(corpus.uid[i] for i in place.tolist()),
+                documents=_table(taken, corpus, first_batch),
+                tokens_used=int(taken.n_tokens.sum()),
+            )
 
 
-def _cut(
-    name: str,
-    number: int,
-    first_batch: int,
-    selection: Selection,
-    usable: Usable,
-    corpus: Corpus,
-    uids: list[bytes],
-    least_groups: int,
-) -> Iterator[Group]:
-    n_documents = len(selection.document)
-    n_groups = min(max(least_groups, round(n_documents / GROUP_DOCUMENTS)), n_documents)
-    for part in np.array_split(np.arange(n_documents), n_groups):
-        chosen = selection.document[part]
-        place = usable.document[chosen]
-        columns = {
-            "batch": corpus.batch[place] + first_batch,
-            "start": corpus.start[place],
-            "take": selection.take[part],
-            "n_tokens": corpus.n_tokens[place],
-            "prompt_tokens": usable.prompt_tokens[chosen],
-            "uid": pa.array([uids[i] for i in chosen.tolist()], pa.binary(16)),
-        }
-        yield Group(name, number, pa.table(columns, schema=GROUP_SCHEMA))
+def _least_groups(name: str, mixture: Mixture, pass_: int, n_tokens: int) -> int:
+    """Best fit packs equal lengths equally in whatever order they come.
+
+    In later passes, halves drawn anew keep the same documents from sharing their sequences again.
+    Where a pass is short, the half-filled sequence that each half may leave would cost more.
+    """
+    long = n_tokens >= _HALVED_SEQUENCES * mixture.seq_len
+    return 2 if pass_ and mixture.sources[name].policy == "pack" and long else 1
+
+
+def _parts(chosen: Int64, again: np.ndarray, units: Units, least: int) -> Iterator[Int64]:
+    """Runs of the chosen units: what was used before apart, and not too many pieces in one."""
+    n_pieces = np.diff(units.first)
+    for members in (chosen[~again[chosen]], chosen[again[chosen]]):
+        if len(members):
+            n = max(least, round(int(n_pieces[members].sum()) / GROUP_DOCUMENTS))
+            yield from np.array_split(members, min(n, len(members)))
+
+
+def _table(units: Units, corpus: Corpus, first_batch: int) -> pa.Table:
+    place = units.document
+    columns = {
+        "unit": np.repeat(np.arange(len(units.key)), np.diff(units.first)),
+        "batch": corpus.batch[place] + first_batch,
+        "start": corpus.start[place],
+        "begin": units.begin,
+        "take": units.take,
+        "n_tokens": corpus.n_tokens[place],
+        "no_loss": corpus.no_loss.take(place).column(),
+        "uid": pa.array([corpus.uid[i] for i in place.tolist()], pa.binary(16)),
+    }
+    return pa.table(columns, schema=GROUP_SCHEMA)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,7 +22,7 @@ from pipelines.task_files import task_records
 _READ_BYTES = 1 << 20
 _ROWS = 64
 _ROWS_PER_BLOCK = 1 << 16
-_LARGEST_TASK_FILE = 1 << 30
+_LARGEST_TASK_FILE = _LARGEST_ARRAY = 1 << 30
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -93,6 +94,9 @@ def _check_unchanged(split: Split) -> None:
 
 
 def _lines(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterator[Block]:
+    if _is_array(split.file.path):
+        yield from _array(split, max_record, skip)
+        return
     with files.open_binary(split.file.path) as raw:
         if compression_of(split.file.path):
             stream = _decompressed(raw, split.file.path)
@@ -103,6 +107,34 @@ def _lines(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterat
             done = skip(index)
             if not done and index % split.strides == split.stride:
                 yield line_block(index, piece, max_record)
+
+
+def _is_array(path: str) -> bool:
+    """Whether a file that is named .json is one array of records instead of a record a line."""
+    if not path.removesuffix(".zst").removesuffix(".gz").endswith(".json"):
+        return False
+    with files.open_binary(path) as raw:
+        beginning = _decompressed(raw, path).read(64)
+    return bytes(beginning).removeprefix(_BOM).lstrip()[:1] == b"["
+
+
+def _array(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterator[Block]:
+    """The records of one JSON array; the split with the beginning of the file has them all."""
+    if split.first:
+        return
+    content = _whole(split.file.path, _LARGEST_ARRAY)
+    if len(content) > _LARGEST_ARRAY:
+        raise ValueError(
+            f"more than {_LARGEST_ARRAY:,} bytes in one JSON array; put each record on a line"
+        )
+    values = msgspec.json.decode(content.removeprefix(_BOM), type=list[msgspec.Raw])
+    rows = (RawRecord(bytes(value), number, -1) for number, value in enumerate(values))
+
+    def pass_over(index: int) -> bool:
+        return skip(index) or index % split.strides != split.stride
+
+    strided = split.strides > 1
+    yield from _row_blocks(rows, max_record, pass_over if strided else skip)
 
 
 def _decompressed(raw: Any, path: str) -> Any:

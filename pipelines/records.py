@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from pipelines.rendering import Rendered
+
 
 class RawRecord(NamedTuple):
     """One record as it stands in an input file, not yet understood."""
@@ -25,18 +27,27 @@ class RawRecord(NamedTuple):
 class Document(NamedTuple):
     """One text with what is needed to find it again."""
 
-    text: str
+    content: Rendered
     origin: str
     """What a person would call it: a title, URL or id; may be empty."""
-
-    prompt_chars: int
-    """Characters at the beginning that carry no loss."""
 
     line: int
     offset: int
     file: int
     group: str = ""
     """Name of the task it belongs to; empty where its source has none."""
+
+    header: int = 0
+    """What stands before the examples of its task: 1 for the definition, 2 for an example that
+    shows how it is done; 0 for all else."""
+
+    definition: str = ""
+    """What the task asks for; known of examples only."""
+
+    @property
+    def text(self) -> str:
+        """The text alone."""
+        return self.content.text
 
     def dropped(self, reason: str, evidence: str, uid: bytes | None = None) -> "Dropped":
         """The record of this document's not being kept."""
@@ -80,6 +91,20 @@ BAD_REASONS = frozenset(
         "lone_surrogate",
         "record_too_large",
         "prompt_not_a_prefix",
+        "missing_turns",
+        "turn_not_an_object",
+        "unknown_role",
+        "unknown_weight",
+        "broken_inst_tags",
+        "missing_document",
+        "missing_question",
+        "missing_answer",
+        "missing_gold",
+        "missing_summary",
+        "unknown_kind",
+        "bad_chunk",
+        "template_failed",
+        "missing_task",
     }
 )
 """Reasons that mean the input is broken (`--max-bad`), rather than filtered as asked."""

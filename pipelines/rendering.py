@@ -1,4 +1,4 @@
-"""What a template makes of a record: text, what of it are answers, and control tokens in between."""
+"""What a template makes of a record: text, the answers in it, control tokens in between."""
 
 import random
 from typing import NamedTuple
@@ -49,6 +49,27 @@ class Rendered(NamedTuple):
 
     shrink: Span | None = None
     """What may lose its end so that the document fits into a sequence."""
+
+    inside: bool = False
+    """It stands behind other text, so no space is put in front of it."""
+
+    def cut(self, start: int, end: int) -> "Rendered":
+        """The characters [start, end) with what lies in them."""
+        spans = [_clip(span, start, end) for span in self.answers]
+        inside = [c for c in self.controls if start <= c.position <= end]
+        shrink = _clip(self.shrink, start, end) if self.shrink else (0, 0)
+        return Rendered(
+            self.text[start:end],
+            tuple((a, b) for a, b in spans if a < b),
+            tuple(c._replace(position=c.position - start) for c in inside),
+            self.framed,
+            shrink if shrink[0] < shrink[1] else None,
+            self.inside or start > 0,
+        )
+
+
+def _clip(span: Span, start: int, end: int) -> Span:
+    return max(span[0], start) - start, min(span[1], end) - start
 
 
 class Writer:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from itertools import islice
 
 from pipelines import files
+from pipelines.after import mark_used
 from pipelines.arrange import GroupRows, arrange
 from pipelines.audit import (
     SourceAudit,
@@ -132,6 +133,7 @@ def _prepare_and_plan(
         if empty := _without_documents(job, corpora):
             raise FaultsError("nothing to take a share of", empty)
         corpora = deduplicate(job, corpora, run_stage=run_stage, report=report, workers=workers)
+        corpora = mark_used(corpora, job.mixture.after)
         return corpora, plan_sources(job.mixture, corpora)
     except UserError:
         _release_output(job)
@@ -253,7 +255,7 @@ def pack(
 ) -> TrainingOrder:
     """Choose documents, lay them out in sequences, order the sequences."""
     group_sources: list[str] = []
-    group_passes: list[int] = []
+    group_passes: list[tuple[int, bool]] = []
     first_batch = 0
     for account in accounts:
         name = account.name
@@ -262,7 +264,7 @@ def pack(
             enter_group(account, group)
             files.write_table(group_path(job.work, len(group_sources)), group.documents)
             group_sources.append(name)
-            group_passes.append(group.pass_)
+            group_passes.append((group.pass_, group.again))
         first_batch += len(corpus.batches)
     save_tasks(job.work, "pack", PackTasks(job.mixture, group_sources))
     n_documents = sum(account.documents_used for account in accounts)
@@ -270,7 +272,7 @@ def pack(
     of_source: dict[str, list[GroupRows]] = {account.name: [] for account in accounts}
     for number, name in enumerate(group_sources):
         figures = row_figures(files.read_table(layout_path(job.work, number)))
-        of_source[name].append(GroupRows(number, group_passes[number], figures))
+        of_source[name].append(GroupRows(number, *group_passes[number], figures))
     table, order = arrange(job.mixture, list(of_source.values()))
     files.write_table(order_path(job.work), table)
     return order

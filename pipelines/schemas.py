@@ -3,15 +3,21 @@
 import ast
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pipelines.chat_schemas import CHAT_SCHEMAS
 from pipelines.mixture import Fields, Source
 from pipelines.records import Document, Dropped, RawRecord
+from pipelines.rendering import BadRecordError, Rendered
+from pipelines.templates.few_shot import render_example, render_prompt
+
+if TYPE_CHECKING:
+    from pipelines.templates.choice import Made, Renderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +31,23 @@ class Schema:
     """What names the document: the first field that holds a non-empty string."""
 
     prompt: str | None = None
-    """The part of the text, at its beginning, that `loss: completion` leaves out; without it,
-    all but the last of several text fields."""
+    """The part of the text, at its beginning, that `loss: answers` leaves out; without it, all
+    but the last of several text fields."""
 
     other_text: tuple[str, ...] = ()
     """Text fields of records that have the first of these."""
 
     group: tuple[str, ...] = ()
     """What names the task, found like the origin; `FILE`: the name of the file."""
+
+    definition: str | None = None
+    """What the task asks for; where examples share a context it is said once, before them."""
+
+    shown: str | None = None
+    """Whether an example is one that shows how the task is done."""
+
+    labels: tuple[str, ...] = ()
+    """What stands before each of the texts where examples share a context."""
 
     @property
     def text_fields(self) -> tuple[tuple[str, ...], ...]:
@@ -77,15 +92,25 @@ SCHEMAS: Mapping[str, Schema] = {
         other_text=("inputs_pretokenized", "targets_pretokenized"),
         origin=("meta.task", "task"),
         group=("meta.task", "task"),
+        definition="definition",
     ),
-    # Records as `readers.py` takes them out of task files.
-    "natural_instructions": Schema(text=("input", "output"), origin=("task",), group=("task",)),
+    # Records as `task_files.py` takes them out of task files.
+    "natural_instructions": Schema(
+        text=("input", "output"),
+        origin=("task",),
+        group=("task",),
+        definition="definition",
+        shown="shown",
+        labels=("Input: ", "Output: "),
+    ),
 }
 
 
 def schema_of(source: Source) -> Schema:
     """The schema a source names, or the one its `fields` describe."""
     fields: Fields | None = source.fields
+    if source.chat:
+        return Schema(text=(), origin=CHAT_SCHEMAS[source.schema_].origin)
     schema = SCHEMAS[source.schema_]
     if fields is not None:
         schema = Schema(tuple(fields.text), tuple(fields.origin), fields.prompt)
@@ -93,39 +118,95 @@ def schema_of(source: Source) -> Schema:
 
 
 def document_parser(
-    schema: Schema, *, completion_only: bool
+    schema: Schema,
+    *,
+    answers_only: bool,
+    few_shot: bool = False,
+    renderer: "Renderer | None" = None,
 ) -> Callable[[RawRecord], Document | Dropped]:
-    """A function that turns raw records into documents, or says why it cannot."""
-    decode = _decoder(schema)
+    """A function that turns raw records into documents, or says why it cannot.
+
+    Args:
+        schema: where a record keeps what we need.
+        answers_only: the answers of a document have to be known; others carry no loss.
+        few_shot: documents are examples that share a context with others of their task.
+        renderer: what makes the text instead of the schema's own fields.
+    """
+    decode = _decode_whole if renderer and renderer.fields is None else _decoder(schema, renderer)
     groups = tuple(path for path in schema.group if path != FILE)
+
+    def render(value: Any) -> "Made":
+        if renderer:
+            return renderer.render(plain(value))
+        texts, group = _texts(value, schema), _first_name(value, groups)
+        if few_shot:
+            return render_example(texts, schema.labels), group
+        if answers_only and schema.prompt is None and len(texts) > 1:
+            return render_prompt(texts), group
+        text = "\n".join(texts)
+        prompt = _prompt(value, text, schema) if answers_only else len(text)
+        return Rendered(text, ((prompt, len(text)),) if prompt < len(text) else ()), group
 
     def parse(record: RawRecord) -> Document | Dropped:
         try:
             value = decode(record.value) if isinstance(record.value, bytes) else record.value
-            texts = _texts(value, schema)
-            text = "\n".join(texts)
-            prompt = _prompt(value, texts, schema) if completion_only else 0
-            origin, group = _first_name(value, schema.origin), _first_name(value, groups)
-            return Document(text, origin, prompt, *record[1:], group)
-        except _BadRecordError as bad:
+            content, group = render(value)
+            document = Document(content, _first_name(value, schema.origin), *record[1:], group)
+            return _example(document, value, schema) if few_shot else document
+        except BadRecordError as bad:
             return Dropped(bad.reason, bad.evidence, *record[1:])
 
     return parse
 
 
-class _BadRecordError(Exception):
-    def __init__(self, reason: str, evidence: str = "") -> None:
-        self.reason = reason
-        self.evidence = evidence[:200]
+def _example(document: Document, value: Any, schema: Schema) -> Document:
+    """The document with what is said before the examples of its task."""
+    shown = bool(schema.shown and _at(value, schema.shown))
+    definition = _at(value, schema.definition) if schema.definition else None
+    if isinstance(definition, list) and definition:
+        definition = definition[0]
+    if isinstance(definition, bytes):
+        definition = definition.decode(errors="replace")
+    known = definition.encode(errors="replace").decode() if isinstance(definition, str) else ""
+    return document._replace(header=2 if shown else 0, definition=known.strip())
 
 
-def _decoder(schema: Schema) -> Callable[[bytes], Mapping[str, Any]]:
+def plain(value: Any) -> Any:
+    """The value with its bytes, at any depth, as text; tables are read as bytes.
+
+    Raises:
+        BadRecordError: some of it is no UTF-8.
+    """
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise BadRecordError("invalid_utf8", str(error)) from None
+    if isinstance(value, Mapping):
+        return {plain(k): plain(v) for k, v in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _decode_whole(line: bytes) -> Mapping[str, Any]:
+    """JSON bytes → all fields."""
+    try:
+        value = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _decode_leniently(line)
+    if not isinstance(value, dict):
+        raise BadRecordError("not_an_object", type(value).__name__)
+    return value
+
+
+def _decoder(schema: Schema, renderer: "Renderer | None") -> Callable[[bytes], Mapping[str, Any]]:
     """JSON bytes → the few fields that are needed.
 
     Others must be JSON, but are not built: a byte in one of them that is no UTF-8 costs nothing.
     """
     texts = [path for layout in schema.text_fields for path in layout]
-    paths = [*texts, *schema.origin, *([schema.prompt] if schema.prompt else []), *schema.group]
+    more = (renderer.fields if renderer else None) or texts
+    single = [path for path in (schema.prompt, schema.definition, schema.shown) if path]
+    paths = [*more, *schema.origin, *single, *schema.group]
     names = sorted({path.split(".")[0] for path in paths})
     record_type = msgspec.defstruct(
         "Record", [(f"f{i}", Any, None) for i in range(len(names))],
@@ -147,11 +228,11 @@ def _decode_leniently(line: bytes) -> Mapping[str, Any]:
     try:
         value = json.loads(line.decode())
     except UnicodeDecodeError as error:
-        raise _BadRecordError("invalid_utf8", str(error)) from None
+        raise BadRecordError("invalid_utf8", str(error)) from None
     except (ValueError, RecursionError) as error:
-        raise _BadRecordError("invalid_json", str(error)) from None
+        raise BadRecordError("invalid_json", str(error)) from None
     if not isinstance(value, dict):
-        raise _BadRecordError("not_an_object", type(value).__name__)
+        raise BadRecordError("not_an_object", type(value).__name__)
     return value
 
 
@@ -194,11 +275,11 @@ def _text(value: Any, path: str, *, of_list: bool) -> str:
         try:
             return text.decode()
         except UnicodeDecodeError as error:
-            raise _BadRecordError("invalid_utf8", str(error)) from None
+            raise BadRecordError("invalid_utf8", str(error)) from None
     if text is None:
-        raise _BadRecordError("missing_text", f"no field '{path}'")
+        raise BadRecordError("missing_text", f"no field '{path}'")
     if not isinstance(text, str):
-        raise _BadRecordError("text_not_a_string", type(text).__name__)
+        raise BadRecordError("text_not_a_string", type(text).__name__)
     return text
 
 
@@ -213,13 +294,11 @@ def _first_name(value: Any, paths: tuple[str, ...]) -> str:
     return ""
 
 
-def _prompt(value: Any, texts: Sequence[str], schema: Schema) -> int:
+def _prompt(value: Any, text: str, schema: Schema) -> int:
     """Characters at the beginning of the text that carry no loss."""
-    if schema.prompt is None and len(texts) > 1:
-        return sum(len(text) + 1 for text in texts[:-1])
     prompt = _at(value, schema.prompt) if schema.prompt else None
     if isinstance(prompt, bytes):
         prompt = prompt.decode(errors="replace")
-    if not isinstance(prompt, str) or not "\n".join(texts).startswith(prompt):
-        raise _BadRecordError("prompt_not_a_prefix", f"field '{schema.prompt}'")
+    if not isinstance(prompt, str) or not text.startswith(prompt):
+        raise BadRecordError("prompt_not_a_prefix", f"field '{schema.prompt}'")
     return len(prompt)

@@ -23,7 +23,12 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from pipelines.sentencepiece_model import SPACE, Vocabulary, supported_vocabulary
+from pipelines.sentencepiece_model import (
+    NO_DUMMY_PREFIX,
+    SPACE,
+    Vocabulary,
+    supported_vocabulary,
+)
 
 LONGEST_MERGED = 256  # bytes; merging here costs the square of the length
 GROUP = 32  # segments whose slots are fetched from memory together
@@ -42,8 +47,6 @@ MASKS = np.array(
     [[_FIRST_BYTES[min(max(n - at, 0), 8)] for at in (0, 8, 16, 24)] for n in range(KEY_BYTES + 1)],
     np.uint64,
 )
-
-NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"  # appended to a model, it overrides that one field
 
 
 class SegmentCacheEngine:
@@ -70,19 +73,23 @@ class SegmentCacheEngine:
         self._group = np.zeros((GROUP, 6), np.uint64)
         self._lock = threading.Lock()
 
-    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    def encode(
+        self, texts: Sequence[str], *, inside: bool = False
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         """Return the ids of all texts in one array, and where each text's ids start and end.
 
         Text i became `ids[offsets[i] : offsets[i + 1]]`. Pass megabytes of text at a time:
-        a call costs some 30 microseconds before the first byte.
+        a call costs some 30 microseconds before the first byte. Texts that stand `inside` a
+        document have other text before them, and so no dummy prefix.
 
         Raises:
             UnicodeEncodeError: a text holds half a surrogate pair, which has no UTF-8.
         """
-        encoded = [text.replace(SPACE, " ").encode() for text in texts]
-        ends = np.cumsum([0, *(len(text) + 1 for text in encoded)])
-        # The space in front of each text is its dummy prefix; the zeros let _load8 read on.
-        data = np.frombuffer(b" ".join([b"", *encoded, bytes(32)]), np.uint8)
+        prefix = "" if inside else " "
+        encoded = [(prefix + text.replace(SPACE, " ")).encode() if text else b"" for text in texts]
+        ends = np.cumsum([0, *map(len, encoded)])
+        # The zeros let _load8 read on.
+        data = np.frombuffer(b"".join([*encoded, bytes(33)]), np.uint8)
         with self._lock:
             return self._encode(data, ends)
 
@@ -325,7 +332,7 @@ def _encode_texts(data, ends, cuttable, merging, tables, cuts, ids, offsets, sta
         if text == len(ends) - 1:
             state[3] = count
             return False
-        if ends[text + 1] - ends[text] > 1:  # more than the dummy prefix
+        if ends[text + 1] > ends[text]:
             segments = _cut(data, ends[text], ends[text + 1], cuttable, cuts)
             segment = 0
         text += 1

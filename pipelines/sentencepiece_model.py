@@ -11,6 +11,7 @@ PIECE, TRAINER, NORMALIZER = 1, 2, 3
 MODEL_TYPE, SPACE_AS_SUFFIX, BYTE_FALLBACK = 3, 24, 35
 CHARSMAP, DUMMY_PREFIX, REMOVE_SPACES, ESCAPE_SPACES, RULES = 2, 3, 4, 5, 6
 UNIGRAM, BPE = 1, 2
+NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"  # appended to a model, it overrides that one field
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
 
 Vocabulary = dict[str, tuple[int, float]]  # normal piece, with plain spaces -> id, score

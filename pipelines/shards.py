@@ -27,6 +27,7 @@ SEGMENT = pa.struct(
         ("offset", pa.int64()),
         ("head_cut", pa.bool_()),
         ("tail_cut", pa.bool_()),
+        ("continues", pa.bool_()),
     ]
 )
 SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32())])
@@ -46,7 +47,7 @@ MANIFEST, DOCUMENTS, DROPPED = "manifest.json", "documents.arrow", "dropped.json
 OVERLAPS, OVERLAPS_PAGE = "overlaps.arrow", "decontamination.html"
 TASKS = "tasks.jsonl"
 NEAR_DUPLICATES = "near_duplicates.jsonl"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def shard_name(number: int) -> str:
@@ -69,6 +70,19 @@ class Sequence:
 
     no_loss: list[tuple[int, int]]
     """Spans [start, end) that carry no loss."""
+
+    def targets(self) -> npt.NDArray[np.bool_]:
+        """[seq_len] which tokens the model learns to predict from those before them.
+
+        Not padding, not what carries no loss, and no first token of a context: nothing before it
+        belongs to it.
+        """
+        mask = np.zeros(len(self.tokens), np.bool_)
+        mask[: self.n_real] = True
+        for start, end in self.no_loss:
+            mask[start:end] = False
+        mask[[s["start"] for s in self.segments if not s["continues"]]] = False
+        return mask
 
 
 class ShardedDataset:

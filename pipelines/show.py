@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from pipelines.audit import SourceAudit
 from pipelines.clusters import cluster_lines
 from pipelines.errors import UserError
+from pipelines.marks import MARKS, marked_text, template_of
 from pipelines.report import (
     audit_table,
     decontam_table,
@@ -147,21 +148,21 @@ def sequence_lines(dataset: ShardedDataset, position: int, *, full: bool) -> Ite
     decode = reference(_tokenizer(dataset)).decode
     n_loss = sequence.n_real - sum(end - start for start, end in sequence.no_loss)
     yield (
-        f"sequence {position:,} (row {row:,} of {shard_name(shard)}.tok): {sequence.source}, pass "
-        f"{sequence.pass_ + 1}, {plural(len(sequence.segments), 'segment')}, "
+        f"sequence {position:,} (row {row:,} of {shard_name(shard)}.tok): {sequence.source}"
+        f"{template_of(dataset, sequence.source)}, pass {sequence.pass_ + 1}, "
+        f"{plural(len(sequence.segments), 'segment')}, "
         f"{sequence.n_real:,} tokens ({n_loss:,} with loss), "
         f"{dataset.seq_len - sequence.n_real:,} padding"
     )
     source = dataset.sources.index(sequence.source)
     uids = {segment["document"] for segment in sequence.segments}
     lineage = {d["uid"]: d for d in _documents(dataset, uids) if d["source"] == source}
+    if sequence.no_loss:
+        yield f"only what stands in {MARKS[0]}…{MARKS[1]} carries loss"
     for segment in sequence.segments:
-        start, end = segment["start"], segment["start"] + segment["length"]
-        text = decode(sequence.tokens[start:end].tolist())
         yield f"\n{_segment_title(segment, lineage.get(segment['document']))}"
+        text = marked_text(sequence, segment, decode)
         yield text if full else f"  {_snippet(text)}"
-    for start, end in sequence.no_loss:
-        yield f"no loss on [{start:,}, {end:,})"
 
 
 def _snippet(text: str) -> str:
@@ -171,7 +172,7 @@ def _snippet(text: str) -> str:
 
 def _segment_title(segment: dict[str, Any], document: dict[str, Any] | None) -> str:
     start, length = segment["start"], segment["length"]
-    cuts = [name for name in ("head_cut", "tail_cut") if segment[name]]
+    cuts = [name for name in ("continues", "head_cut", "tail_cut") if segment[name]]
     title = f"[{start:,}, {start + length:,})  {segment['document'].hex()}  tokens {_span(segment)}"
     if document:
         title += f" of {document['n_tokens']:,}  {_place(document)}"

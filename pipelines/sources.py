@@ -140,6 +140,23 @@ def list_source(name: str, source: Source, *, data_root: str | None) -> list[Inp
         raise UserError(f"sources.{name}: {error}") from error
 
 
+def list_beside(
+    key: str, path: Sequence[str], local: Sequence[str] | None, *, data_root: str | None
+) -> list[InputFile]:
+    """The files that a source needs beside its documents; `key` names the mixture's key.
+
+    Raises:
+        UserError: none is there.
+    """
+    below = data_root is not None and local is not None
+    patterns = local if below and local else path
+    root = data_root if below or all("://" not in p for p in path) else None
+    try:
+        return list_files(patterns, root=root, any_ending=False)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+
+
 def plan_splits(name: str, source: Source, inputs: Iterable[InputFile]) -> list[Split]:
     """Cut input files into splits: byte ranges, row groups, whole files, or bundles of texts."""
     splits: list[Split] = []

@@ -21,7 +21,8 @@ from pipelines.errors import FaultsError, UserError
 from pipelines.gather import describe_rows, fill_rows, shard_segments, write_shard
 from pipelines.job import program_digest
 from pipelines.mixture import Mixture
-from pipelines.prepare import Preparer, PrepareSpec
+from pipelines.prepare import Preparer
+from pipelines.prepare_spec import PrepareSpec
 from pipelines.readers import Block, InputFault, read_blocks
 from pipelines.records import Split
 from pipelines.rows import lay_out
@@ -254,7 +255,8 @@ class Pack:
         documents = files.read_table(group_path(self._work, task))
         mixture = self._tasks.mixture
         source = mixture.sources[self._tasks.groups[task]]
-        layout = lay_out(documents, source, seq_len=mixture.seq_len)
+        eos = int(mixture.tokenizer.eos)
+        layout = lay_out(documents, source, seq_len=mixture.seq_len, eos=eos)
         with explain_full_disk(self._work):
             files.write_table(layout_path(self._work, task), layout)
 

@@ -28,18 +28,21 @@ from pipelines.mixture import digest
 from pipelines.prepare import Prepared
 from pipelines.readers import Block
 from pipelines.records import DROPPED_SCHEMA, Split
+from pipelines.shards import SPAN
 from pipelines.sketch import sketch_table
 
 INDEX_SCHEMA = pa.schema(
     [
         ("uid", pa.binary(16)),
         ("n_tokens", pa.int64()),
-        ("prompt_tokens", pa.int32()),
+        ("no_loss", pa.list_(SPAN)),
         ("n_bytes", pa.int64()),
         ("line", pa.int64()),
         ("offset", pa.int64()),
         ("file", pa.int32()),
         ("origin", pa.string()),
+        ("group", pa.dictionary(pa.int32(), pa.string())),
+        ("header", pa.int8()),
     ]
 )
 
@@ -55,6 +58,12 @@ class BatchCounts:
     token_type: str
     n_split_off: int
     """Pieces of documents beyond the first piece of each."""
+
+    n_definitions: int
+    """Documents that are no record's: definitions of tasks."""
+
+    n_shortened: int
+    """Tokens that were cut out of documents to make them fit."""
 
     decontam: Mapping[str, int]
     """What decontamination counted, see `decontaminate.count_document`."""
@@ -96,6 +105,8 @@ def write_batch(path: str, prepared: Prepared, block: Block) -> None:
         n_bytes=block.n_bytes,
         token_type=str(prepared.tokens.dtype),
         n_split_off=prepared.n_split_off,
+        n_definitions=prepared.n_definitions,
+        n_shortened=prepared.n_shortened,
         decontam=prepared.decontam,
     )
     files.write_table(f"{path}.arrow", _index(prepared, counts))
@@ -106,12 +117,14 @@ def _index(prepared: Prepared, counts: BatchCounts) -> pa.Table:
     columns = {
         "uid": pa.array(prepared.uids, pa.binary(16)),
         "n_tokens": np.diff(prepared.offsets),
-        "prompt_tokens": prepared.prompt_tokens,
+        "no_loss": [[{"start": a, "end": b} for a, b in spans] for spans in prepared.no_loss],
         "n_bytes": prepared.n_bytes,
         "line": [d.line for d in documents],
         "offset": [d.offset for d in documents],
         "file": [d.file for d in documents],
         "origin": [d.origin for d in documents],
+        "group": pa.array([d.group for d in documents], pa.string()).dictionary_encode(),
+        "header": [d.header for d in documents],
     }
     fields = {name: getattr(counts, name) for name in BatchCounts.__slots__}
     metadata = {"counts": json.dumps(fields)}

@@ -17,10 +17,10 @@ def task_name(path: str) -> str:
 
 
 def task_records(content: bytes, path: str) -> Iterator[RawRecord]:
-    """The instances of a task and then its positive examples, counted on as rows.
+    """The positive examples of a task and then its instances, counted on as rows.
 
-    A record has `task`, `id` (made from the row where the file has none), `input` and `output`,
-    the first where there are several.
+    A record has `task`, `definition`, `shown` (of positive examples), `id` (made from the row
+    where the file has none), `input` and `output`, the first where there are several.
 
     Raises:
         ValueError: the content is no JSON, or no task.
@@ -30,13 +30,15 @@ def task_records(content: bytes, path: str) -> Iterator[RawRecord]:
         raise ValueError("not a task of Natural Instructions: it has no list `Instances`")
     inner = task.get("Examples")  # where version 1 keeps them
     examples = (inner if isinstance(inner, Mapping) else task).get(_EXAMPLES) or []
-    name = task_name(path)
-    instances = [*task["Instances"], *(examples if isinstance(examples, list) else [examples])]
-    for row, instance in enumerate(instances):
-        yield RawRecord(_record(instance, name, row), row, -1)
+    name, definition = task_name(path), task.get("Definition")
+    shown = examples if isinstance(examples, list) else [examples]
+    for row, instance in enumerate([*shown, *task["Instances"]]):
+        record = _record(instance, name, row)
+        record |= {"definition": definition, "shown": row < len(shown)}
+        yield RawRecord(record, row, -1)
 
 
-def _record(instance: Any, task: str, row: int) -> Any:
+def _record(instance: Any, task: str, row: int) -> dict[str, Any]:
     if not isinstance(instance, Mapping):
         return {"task": task, "id": f"{task}-{row}"}  # dropped as a record without text
     output = instance.get("output")

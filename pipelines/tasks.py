@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from pipelines import files
 from pipelines.benchmark_index import load_index
 from pipelines.candidates import SourceCandidates, candidates_digest, merge, read_candidates
+from pipelines.cleaning import TaskRules
 from pipelines.errors import FaultsError, did_you_mean
 from pipelines.estimate import expected_bytes
 from pipelines.job import Job, SourceJob, task_code
-from pipelines.mixture import TaskRules
 from pipelines.progress import Done, Reporter, Total
 from pipelines.records import Split
 from pipelines.shards import TASKS

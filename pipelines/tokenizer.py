@@ -7,6 +7,7 @@ like `</s>` into a control token.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -26,15 +27,22 @@ from pipelines.references import (
     Reference,
     SentencePieceReference,
     TokenizersReference,
+    inside_json,
     join,
     plain_json,
 )
 
 
 class Engine(Protocol):
-    """Something that encodes texts: ids of all texts in one array, and offsets [n + 1]."""
+    """Something that encodes texts."""
 
-    def encode(self, texts: Sequence[str]) -> tuple[Ids, Offsets]: ...  # noqa: D102
+    def encode(self, texts: Sequence[str], *, inside: bool = False) -> tuple[Ids, Offsets]:
+        """Ids of all texts in one array, and offsets [n + 1].
+
+        Texts that stand `inside` a document have other text before them: no space is put in
+        front of them.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -106,12 +114,27 @@ def reference(file: TokenizerFile) -> Reference:
 
 
 class GigatokenEngine:
-    """`gigatoken`, renewed now and then because its cache has no bound of its own."""
+    """`gigatoken`, for the beginnings of documents and for what stands inside them."""
+
+    def __init__(self, file: TokenizerFile) -> None:
+        text = _gigatoken_json(file)
+        self._beginnings = _Gigatoken(text)
+        inner = inside_json(text)
+        same = json.loads(inner) == json.loads(text)
+        self._inside = self._beginnings if same else _Gigatoken(inner)
+
+    def encode(self, texts: Sequence[str], *, inside: bool = False) -> tuple[Ids, Offsets]:
+        """See `Engine`."""
+        return (self._inside if inside else self._beginnings).encode(texts)
+
+
+class _Gigatoken:
+    """Renewed now and then because its cache has no bound of its own."""
 
     RENEW_BYTES = 512 << 20
 
-    def __init__(self, file: TokenizerFile) -> None:
-        self._json = _gigatoken_json(file)
+    def __init__(self, text: str) -> None:
+        self._json = text
         self._renew()
 
     def _renew(self) -> None:
@@ -179,15 +202,26 @@ class Tokenizer:
         """numpy name of the smallest unsigned type that holds every id."""
         return "uint16" if self.vocab_size <= 1 << 16 else "uint32"
 
-    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[Any], Offsets]:
-        """Ids of all texts with BOS and EOS as the policy says, and offsets [n + 1].
+    def encode_bare(
+        self, texts: Sequence[str], *, inside: bool = False
+    ) -> tuple[npt.NDArray[Any], Offsets]:
+        """Ids of all texts without BOS and EOS, see `Engine`.
 
         Raises:
             ValueError: an id does not fit the vocabulary (a broken engine).
         """
-        ids, offsets = self.engine.encode(texts)
+        ids, offsets = self.engine.encode(texts, inside=inside)
         if len(ids) and int(ids.max()) >= self.vocab_size:
             raise ValueError(f"engine {self.engine_name} gave id {ids.max()} >= {self.vocab_size}")
+        return ids.astype(self.token_type), offsets
+
+    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[Any], Offsets]:
+        """Ids of all texts with BOS and EOS as the policy says, and offsets [n + 1].
+
+        Raises:
+            ValueError: see `encode_bare`.
+        """
+        ids, offsets = self.encode_bare(texts)
         before, after = int(self.file.bos), int(self.file.eos)
         framed_offsets = offsets + (before + after) * np.arange(len(offsets))
         framed = np.empty(int(framed_offsets[-1]), self.token_type)
@@ -229,7 +263,7 @@ def _prove(file: TokenizerFile) -> tuple[str, tuple[str, ...]]:
     A pure function of the tokenizer and the installed packages, so once a process is enough.
     """
     truth = reference(file)
-    expected: tuple[Ids, Offsets] | None = None
+    expected: list[tuple[Ids, Offsets]] = []
     refused: list[str] = []
     for name, make in FAST_ENGINES:
         try:
@@ -237,22 +271,22 @@ def _prove(file: TokenizerFile) -> tuple[str, tuple[str, ...]]:
         except Exception as error:  # an engine that cannot load a model says so in its own way
             refused.append(f"{name}: cannot load this tokenizer ({error})")
             continue
-        expected = expected or truth.encode(probe_texts())
+        expected = expected or [truth.encode(probe_texts(), inside=i) for i in (False, True)]
         if (difference := _difference(engine, expected)) is None:
             return name, tuple(refused)
         refused.append(f"{name}: {difference}")
     return REFERENCE, tuple(refused)
 
 
-def _difference(engine: Engine, expected: tuple[Ids, Offsets]) -> str | None:
+def _difference(engine: Engine, expected: Sequence[tuple[Ids, Offsets]]) -> str | None:
     texts = probe_texts()
-    try:
-        ids, offsets = engine.encode(texts)
-    except Exception as error:
-        return f"fails on the probe set ({error})"
-    for i, text in enumerate(texts):
-        got = ids[offsets[i] : offsets[i + 1]]
-        want = expected[0][expected[1][i] : expected[1][i + 1]]
-        if not np.array_equal(got, want):
-            return f"differs from the reference on probe {i} ({text[:40]!r})"
+    for inside, (want_ids, want_offsets) in enumerate(expected):
+        try:
+            ids, offsets = engine.encode(texts, inside=bool(inside))
+        except Exception as error:
+            return f"fails on the probe set ({error})"
+        for i, text in enumerate(texts):
+            got = ids[offsets[i] : offsets[i + 1]]
+            if not np.array_equal(got, want_ids[want_offsets[i] : want_offsets[i + 1]]):
+                return f"differs from the reference on probe {i} ({text[:40]!r})"
     return None

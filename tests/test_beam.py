@@ -393,7 +393,7 @@ def test_a_users_error_in_a_task_arrives_as_its_message(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*map(str, _import_paths())]))
-    runs = command._beam_runner(flags, workers, folders=[])
+    runs = command.beam_runner(flags, workers, folders=[])
     with pytest.raises(UserError) as caught:
         runs(_NoRoom, str(tmp_path), workers)
     assert str(caught.value) == "disk: no space left; make room"
@@ -422,15 +422,15 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_message(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*map(str, _import_paths())]))
     with pytest.raises(UserError, match=r"a worker process was killed \(status 137\)"):
-        command._beam_runner([], 2, folders=[])(_Killed, str(tmp_path), 2)
+        command.beam_runner([], 2, folders=[])(_Killed, str(tmp_path), 2)
 
 
 def test_ctrl_c_in_a_task_is_no_error_of_the_task(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        command._beam_runner([], 1, folders=[])(_Interrupted, str(tmp_path), 1)
+        command.beam_runner([], 1, folders=[])(_Interrupted, str(tmp_path), 1)
 
 
 def test_faults_keep_their_lines(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        command._beam_runner([], 1, folders=[])(_Faulty, str(tmp_path), 1)
+        command.beam_runner([], 1, folders=[])(_Faulty, str(tmp_path), 1)
     assert str(caught.value) == "input: 2 faults\n  a.jsonl: torn\n  b.jsonl: torn"

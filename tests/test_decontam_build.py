@@ -29,6 +29,7 @@ from pipelines.mixture_file import load_mixture
 from pipelines.prepare import Prepared, Preparer
 from pipelines.readers import Block
 from pipelines.records import Document, InputFile, RawRecord
+from pipelines.rendering import Rendered
 from pipelines.stages import Prepare
 from pipelines.tokenizer import fetch_tokenizer, load_tokenizer
 
@@ -205,7 +206,7 @@ def test_a_piece_keeps_what_the_prompt_still_covers_of_it(builder, index):
     head, middle, tail = f"Ünï {words(0, 20)}", words(20, 40), words(40, 60)
     text = f"{head} {QUESTION} {middle} {SECOND} {tail}"
     worker = preparer(
-        builder, index, fields={"text": "text", "prompt": "prompt"}, loss="completion",
+        builder, index, fields={"text": "text", "prompt": "prompt"}, loss="answers",
         decontam={"margin_words": 0},
     )  # fmt: skip
     for end in (0, 5, len(head) + 20, text.index("w25x"), text.index("w50x"), len(text)):
@@ -214,7 +215,8 @@ def test_a_piece_keeps_what_the_prompt_still_covers_of_it(builder, index):
         at = 0
         for piece in pieces:
             at = text.index(piece.text, at)
-            assert piece.prompt_chars == min(max(end - at, 0), len(piece.text))
+            prompt, n = min(max(end - at, 0), len(piece.text)), len(piece.text)
+            assert piece.content.answers == (((prompt, n),) if prompt < n else ())
 
 
 def test_a_piece_without_a_word_is_dropped_and_counted(builder, index):
@@ -313,7 +315,7 @@ def test_pieces_hold_all_words_but_those_of_the_question_and_its_margin(
 ):
     runs, text = planted
     spec = DecontamSpec(str(index), load_index(str(index)).header["digest"], policy(margin), "code")
-    (whole,) = [Text(Document(text, "", 0, 0, 0, 0), text.encode(), uid(text))]
+    (whole,) = [Text(Document(Rendered(text), "", 0, 0, 0), text.encode(), uid(text))]
     clean = BlockDecontaminator(spec).clean([whole])
     expected = [
         run[margin if i else 0 : max(len(run) - (margin if i < len(runs) - 1 else 0), 0)]

@@ -20,7 +20,7 @@ from decontam import build_index, scan
 from decontam.benchmark_file import HELM_CORE, load_benchmark_file
 from decontam.index import Index
 from pipelines.benchmark_index import open_index
-from pipelines.mixture import Decontam
+from pipelines.cleaning import Decontam
 
 QUESTION = (
     "Which marsupial glides between eucalyptus trees after dusk searching for nectar and sap?"

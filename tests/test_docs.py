@@ -12,22 +12,29 @@ import pytest
 from pydantic import BaseModel
 
 from decontam import build_index, scan
-from pipelines import build, show
+from pipelines import build, show, synthesize
+from pipelines.chat_filters import ChatFilters
+from pipelines.chat_options import Chat
+from pipelines.chat_schemas import CHAT_SCHEMAS
+from pipelines.cleaning import Decontam, Dedup, SourceDecontam, TaskRules
 from pipelines.mixture import (
+    CHATS,
     Abstracts,
-    Decontam,
-    Dedup,
     Fields,
     Filters,
     Mixture,
     Order,
     Source,
-    SourceDecontam,
-    TaskRules,
     TokenizerSpec,
 )
 from pipelines.mixture_file import load_mixture
 from pipelines.schemas import SCHEMAS
+from pipelines.templates.fill_in import FillIn, Mix
+from pipelines.templates.long_qa import LongQA
+from pipelines.templates.multi_document import MultiDocument
+from pipelines.templates.passages import Passages
+from pipelines.templates.promptsource import Promptsource
+from pipelines.templates.summary import Summary
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -48,6 +55,10 @@ def type_name(annotation: Any) -> str:
             return f"see {model.__name__}"
     if "Fraction" in text:
         return "number"
+    if "tuple[Annotated[int" in text or "tuple[int" in text:
+        return "two integers"
+    if "tuple[str" in text:
+        return "text or list"
     if literal := re.findall(r"'([^']+)'", text):
         return ", ".join(f"`{value}`" for value in literal)
     return "text or list" if "list[str]" in text else "text"
@@ -57,7 +68,8 @@ def key_tables() -> str:
     """The keys of every part of the mixture, as Markdown."""
     parts = []
     models = (Mixture, Source, TokenizerSpec, Filters, Order, Fields, Abstracts, Decontam)
-    for model in (*models, TaskRules, SourceDecontam, Dedup):
+    templates = (Chat, ChatFilters, FillIn, Mix, LongQA, MultiDocument, Passages, Promptsource)
+    for model in (*models, TaskRules, SourceDecontam, Dedup, *templates, Summary):
         rows = [f"### {model.__name__}", "", "| key | value | default | |", "|---|---|---|---|"]
         for name, info in model.model_fields.items():
             default = "required" if info.is_required() else _plain(info.default)
@@ -69,8 +81,10 @@ def key_tables() -> str:
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, BaseModel) or value in (None, [], {}):
+    if isinstance(value, BaseModel) or value in (None, [], {}, ()):
         return ""
+    if isinstance(value, tuple):
+        return f"`{list(value)}`"
     if isinstance(value, list):
         return ", ".join(f"`{item}`" for item in value)
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
@@ -87,12 +101,14 @@ def test_every_schema_is_documented() -> None:
     for name, schema in SCHEMAS.items():
         assert f"| `{name}` |" in text
         assert all(f"`{origin}`" in text for origin in schema.origin)
+    assert set(CHATS) == set(CHAT_SCHEMAS)
+    assert all(f"| `{name}` |" in text for name in CHATS)
 
 
 def commands() -> list[str]:
     found = []
     for document in DOCUMENTS:
-        text = document.read_text().replace("\\\n", " ")
+        text = re.sub(r"\\\n\s*", "", document.read_text())
         found += re.findall(r"^\s*(?:\$ )?(python -m (?:pipelines|decontam)\.\w+.*)$", text, re.M)
     return sorted(set(found))
 
@@ -105,6 +121,7 @@ def test_every_documented_command_is_one_the_program_understands(command: str) -
     parser = {
         "pipelines.build": build.parser,
         "pipelines.show": show.parser,
+        "pipelines.synthesize": synthesize.parser,
         "decontam.build_index": build_index.parser,
         "decontam.scan": scan.parser,
     }[module]()
@@ -115,7 +132,7 @@ def test_every_documented_command_is_one_the_program_understands(command: str) -
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
 def test_links_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+    for target in re.findall(r"\]\((?!https?:|Title:)([^)#]+)", document.read_text()):
         assert (document.parent / target).exists(), target
 
 

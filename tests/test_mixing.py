@@ -19,7 +19,7 @@ from pipelines.mixing import (
     first_occurrences,
     keyed_hash,
     plan_passes,
-    select_all,
+    random_order,
     select_tokens,
 )
 
@@ -210,69 +210,71 @@ def corpora(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(keys, np.uint64), ints(lengths), ints(without)
 
 
+def in_order(keys: np.ndarray) -> list[int]:
+    return sorted(range(len(keys)), key=lambda i: (keys[i], i))
+
+
 @given(corpora(), st.booleans(), st.data())
 def test_the_selection_holds_exactly_the_quota_and_cuts_only_its_last_document(corpus, free, data):
     keys, lengths, without = corpus
-    without = without if free else np.zeros_like(without)
-    quota = data.draw(st.integers(0, int((lengths - without).sum())))
-    chosen = select_tokens(keys, lengths, without, quota)
-    counted = chosen.take - np.minimum(without[chosen.document], chosen.take)
-    assert counted.sum() == quota
-    assert (chosen.take[:-1] == lengths[chosen.document[:-1]]).all()
-    assert (chosen.take >= 1).all()
-    assert (chosen.take <= lengths[chosen.document]).all()
-    assert counted[-1:].all(), "the last document is needed"
+    weighed = lengths - without if free else lengths
+    quota = data.draw(st.integers(0, int(weighed.sum())))
+    selection = select_tokens(random_order(keys), weighed, quota)
+    assert weighed[selection.chosen[:-1]].sum() + selection.of_last == quota
+    if quota:
+        assert 1 <= selection.of_last <= weighed[selection.chosen[-1]], "the last one is needed"
 
 
 @given(corpora(), st.data())
 def test_the_selection_is_what_taking_documents_one_by_one_gives(corpus, data):
     keys, lengths, without = corpus
-    quota = data.draw(st.integers(0, int((lengths - without).sum())))
-    expected: list[tuple[int, int]] = []
+    weighed = lengths - without
+    quota = data.draw(st.integers(0, int(weighed.sum())))
+    expected: list[int] = []
     missing = quota
-    for i in sorted(range(len(keys)), key=lambda i: (keys[i], i)):
-        if not missing:
+    for i in in_order(keys):
+        if missing <= 0:
             break
-        loss = int(lengths[i] - without[i])
-        expected.append((i, int(without[i]) + min(loss, missing)))
-        missing -= min(loss, missing)
-    chosen = select_tokens(keys, lengths, without, quota)
-    assert list(zip(chosen.document.tolist(), chosen.take.tolist(), strict=True)) == expected
+        expected.append(i)
+        missing -= int(weighed[i])
+    selection = select_tokens(random_order(keys), weighed, quota)
+    assert selection.chosen.tolist() == expected
 
 
 @given(corpora(), st.data())
 def test_a_smaller_quota_selects_a_prefix(corpus, data):
-    keys, lengths, without = corpus
-    most = int((lengths - without).sum())
+    keys, lengths, _ = corpus
+    most = int(lengths.sum())
     small, large = sorted(data.draw(st.tuples(st.integers(0, most), st.integers(0, most))))
-    less, more = (select_tokens(keys, lengths, without, q) for q in (small, large))
-    n = len(less.document)
-    assert less.document.tolist() == more.document[:n].tolist()
-    assert less.take[:-1].tolist() == more.take[: max(n - 1, 0)].tolist()
-    assert (less.take <= more.take[:n]).all()
+    less, more = (select_tokens(random_order(keys), lengths, q) for q in (small, large))
+    n = len(less.chosen)
+    assert less.chosen.tolist() == more.chosen[:n].tolist()
+    assert len(more.chosen) > n or less.of_last <= more.of_last
 
 
 @given(corpora())
 def test_a_quota_of_all_tokens_selects_what_a_whole_pass_does(corpus):
     keys, lengths, _ = corpus
-    everything = select_all(keys, lengths)
-    chosen = select_tokens(keys, lengths, np.zeros_like(lengths), int(lengths.sum()))
-    assert chosen.document.tolist() == everything.document.tolist()
-    assert chosen.take.tolist() == everything.take.tolist() == lengths[chosen.document].tolist()
+    order = random_order(keys)
+    selection = select_tokens(order, lengths, int(lengths.sum()))
+    assert selection.chosen.tolist() == order.tolist() == in_order(keys)
+    assert selection.of_last == lengths[order[-1]]
+
+
+@given(corpora(), st.data())
+def test_what_comes_last_comes_behind_all_else_and_in_random_order_too(corpus, data):
+    keys, _, _ = corpus
+    last = np.array(data.draw(st.lists(st.booleans(), min_size=len(keys), max_size=len(keys))))
+    order = random_order(keys, last).tolist()
+    assert order == sorted(range(len(keys)), key=lambda i: (last[i], keys[i], i))
 
 
 def test_a_quota_above_all_tokens_is_an_error():
-    keys, lengths = np.zeros(2, np.uint64), ints([3, 4])
+    order, lengths = ints([0, 1]), ints([3, 4])
     with pytest.raises(ValueError, match="8 tokens asked of documents that hold 7"):
-        select_tokens(keys, lengths, np.zeros_like(lengths), 8)
+        select_tokens(order, lengths, 8)
     with pytest.raises(ValueError, match="1 tokens asked of documents that hold 0"):
-        select_tokens(keys[:0], lengths[:0], lengths[:0], 1)
-
-
-def test_selecting_leaves_its_arguments_alone():
-    keys, lengths = np.array([2, 1], np.uint64), ints([5, 5])
-    select_tokens(keys, lengths, np.zeros_like(lengths), 3)
-    assert lengths.tolist() == [5, 5]
+        select_tokens(order[:0], lengths[:0], 1)
 
 
 # Duplicates

@@ -100,9 +100,9 @@ def test_names_of_sources_are_text_whatever_yaml_takes_them_for(load):
 
 
 def test_a_merged_mapping_fills_keys_in_and_names_none_twice(load):
-    text = GOOD + "  more:\n    <<: {weight: 2, path: x, loss: completion}\n    path: y\n"
+    text = GOOD + "  more:\n    <<: {weight: 2, path: x, loss: answers}\n    path: y\n"
     more = load(text).sources["more"]
-    assert (more.weight, more.path, more.loss) == (2, ["y"], "completion")
+    assert (more.weight, more.path, more.loss) == (2, ["y"], "answers")
 
 
 def test_a_mixture_cannot_be_changed(load):
@@ -177,8 +177,8 @@ sources:
         "line 8: sources.a.wieght: no such key; did you mean 'weight'?",
         "line 11: sources.b.weight: must be a number, such as 25, 0.25 or 1/3 (given: 'heavy')",
         "line 12: sources.b.path.0: must be text; put it in quotes (given: 1)",
-        "line 13: sources.b.policy: must be 'pack', 'pad' or 'stream' (given: 'packed'); "
-        "did you mean 'pack'?",
+        "line 13: sources.b.policy: must be 'pack', 'pad', 'stream' or 'few_shot' (given: "
+        "'packed'); did you mean 'pack'?",
     )
 
 
@@ -210,8 +210,9 @@ def test_the_message_begins_with_the_file_and_the_number_of_faults(load, tmp_pat
         ("path: books.jsonl", "path: {a: b}", "line 10: sources.books.path: must be text or a list "
          "of texts"),
         ("schema: redpajama", "schema: redpyjama", "line 11: sources.books.schema: must be 'text', "
-         "'redpajama', 'long_data', 'oig', 'pile', 'c4', 'p3' or 'natural_instructions' (given: "
-         "'redpyjama'); did you mean 'redpajama'?"),
+         "'redpajama', 'long_data', 'oig', 'pile', 'c4', 'p3', 'natural_instructions', 'sharegpt', "
+         "'messages', 'openorca', 'alpaca', 'oasst' or 'inst_text' (given: 'redpyjama'); did you "
+         "mean 'redpajama'?"),
         ("schema: redpajama", "sample: 1.5", "line 11: sources.books.sample: must be less than or "
          "equal to 1 (given: 1.5)"),
         ("schema: redpajama", "stream_sequences: 2", "line 8: sources.books: stream_sequences "

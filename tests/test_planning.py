@@ -188,7 +188,7 @@ def test_weighing_by_loss_tokens_gives_exact_shares_of_loss_tokens(builder, orac
     questions, plain = completions(1, 60), texts(1)[:30]
     write(builder, q=questions, p=plain)
     sources = {
-        "q": source("q", "0.3", schema="long_data", loss="completion"),
+        "q": source("q", "0.3", schema="long_data", loss="answers"),
         "p": source("p", "0.7"),
     }
     built = builder.build(sources, tokens=3_333, weight_by="loss_tokens")
@@ -212,7 +212,7 @@ def test_weighing_by_loss_tokens_gives_exact_shares_of_loss_tokens(builder, orac
 
 def test_weighing_by_tokens_counts_prompts_too(builder):
     write(builder, q=completions(1, 60), p=texts(1)[:30])
-    sources = {"p": source("p"), "q": source("q", schema="long_data", loss="completion")}
+    sources = {"p": source("p"), "q": source("q", schema="long_data", loss="answers")}
     built = builder.build(sources, tokens=6_001)
     plain, questions = built.accounts
     assert [plain.tokens_placed, questions.tokens_placed] == [3_001, 3_000]
@@ -224,7 +224,7 @@ def test_documents_without_any_loss_do_not_disturb_shares_of_loss(builder):
     silent = [{"text": r["text"], "prompt": r["text"]} for r in texts(2)[:20]]
     write(builder, q=[*completions(1, 60), *silent], p=texts(1)[:30])
     sources = {
-        "q": source("q", schema="long_data", loss="completion", policy="pad"),
+        "q": source("q", schema="long_data", loss="answers", policy="pad"),
         "p": source("p"),
     }
     built = builder.build(sources, tokens=1_000, weight_by="loss_tokens")
@@ -369,7 +369,7 @@ def test_a_prompt_longer_than_a_padded_sequence_leaves_no_loss(builder):
     ]
     write(builder, q=long)
     built = builder.build(
-        {"q": source("q", schema="long_data", loss="completion", policy="pad")}, tokens=6 * T
+        {"q": source("q", schema="long_data", loss="answers", policy="pad")}, tokens=6 * T
     )
     assert [a.tokens_loss for a in built.accounts] == [0]
     assert all(s.no_loss == list(range(T)) for s in segments_of(built))
@@ -581,7 +581,7 @@ def test_the_account_closes_and_agrees_with_the_files(builder, oracle):
     )
     sources = {
         "a": source("a", 5, max_passes=4, filters={"min_tokens": 30, "min_words": 8}),
-        "b": source("b", 2, policy="pad", schema="long_data", loss="completion"),
+        "b": source("b", 2, policy="pad", schema="long_data", loss="answers"),
         "c": source("c", 3, policy="stream", stream_sequences=3, sample=0.8, max_passes=2),
     }
     built = builder.build(sources, tokens=20_001)

@@ -77,7 +77,7 @@ def blocks_of(split: Split, max_record: int = 1 << 26) -> list[Block]:
 
 
 def texts_of(splits: Sequence[Split]) -> list[str]:
-    parse = document_parser(SCHEMAS["text"], completion_only=False)
+    parse = document_parser(SCHEMAS["text"], answers_only=False)
     return [parse(r).text for split in splits for block in blocks_of(split) for r in block.records]
 
 
@@ -344,7 +344,7 @@ def test_one_undecodable_string_in_a_table_costs_one_record(tmp_path):
     tags = pa.ListArray.from_arrays([0, 1, 2, 3], invalid([b"\xfd", b"x", b"y"]))
     table = pa.table({"text": texts, "meta": meta, "tags": tags})
     pq.write_table(table, tmp_path / "a.parquet")
-    parse = document_parser(SCHEMAS["redpajama"], completion_only=False)
+    parse = document_parser(SCHEMAS["redpajama"], answers_only=False)
     (split,) = splits_of(tmp_path)
     parsed = [parse(r) for b in blocks_of(split) for r in b.records]
     assert [p.text for p in parsed[::2]] == ["good", "also good"]

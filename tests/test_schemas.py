@@ -14,6 +14,7 @@ from pipelines.errors import UserError
 from pipelines.mixture import Abstracts, Source
 from pipelines.readers import read_blocks
 from pipelines.records import Document, Dropped, RawRecord
+from pipelines.rendering import Rendered
 from pipelines.schemas import document_parser, schema_of
 from pipelines.sources import list_source, plan_splits
 from pipelines.templates.plain import append_abstract
@@ -62,17 +63,17 @@ COMMON_CRAWL = {
 WARC = {"warc-type": "conversion", "warc-target-uri": "https://oscar.example/"}
 
 
-def parse(record: Any, *, completion_only: bool = False, **source: Any) -> Document | Dropped:
+def parse(record: Any, *, answers_only: bool = False, **source: Any) -> Document | Dropped:
     line = record if isinstance(record, bytes) else json.dumps(record).encode()
     described = Source.model_validate({"weight": 1, "path": "-", **source})
-    parser = document_parser(schema_of(described), completion_only=completion_only)
+    parser = document_parser(schema_of(described), answers_only=answers_only)
     return parser(RawRecord(line, 4, 90, 1))
 
 
 def text_and_origin(record: Any, **source: Any) -> tuple[str, str]:
     document = parse(record, **source)
     assert isinstance(document, Document), document
-    assert document[2:6] == (0, 4, 90, 1)
+    assert document[2:5] == (4, 90, 1)
     return document.text, document.origin
 
 
@@ -126,16 +127,14 @@ def test_the_fields_of_any_other_record_can_be_named():
 
 def test_loss_on_completions_knows_where_the_prompt_ends():
     record = {"text": "ask me\nanswer", "prompt": "ask me\n", "completion": "answer"}
-    document = parse(record, schema="long_data", completion_only=True)
+    document = parse(record, schema="long_data", answers_only=True)
     assert isinstance(document, Document)
-    assert document.text[: document.prompt_chars] == "ask me\n"
+    assert document.content == Rendered("ask me\nanswer", ((7, 13),))
     for other in ({"text": "a"}, {"text": "a", "prompt": "b"}, {"text": "a", "prompt": None}):
-        assert (
-            parse(other, schema="long_data", completion_only=True).reason == "prompt_not_a_prefix"
-        )
+        assert parse(other, schema="long_data", answers_only=True).reason == "prompt_not_a_prefix"
     fields = {"text": "all", "prompt": "input.q"}
     renamed = {"all": "q? a", "input": {"q": "q?"}}
-    assert parse(renamed, fields=fields, completion_only=True).prompt_chars == 2
+    assert parse(renamed, fields=fields, answers_only=True).content.answers == ((2, 4),)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +245,7 @@ def test_abstracts_are_found_with_and_without_a_version(tmp_path):
 
 
 def test_an_abstract_stands_behind_its_paper():
-    paper = Document("\\section{A}\nText.\n\n", "2001.00001", 0, 0, 0, 0)
+    paper = Rendered("\\section{A}\nText.\n\n")
     joined = append_abstract(paper, " We show it.\n")
     assert joined == paper._replace(text="\\section{A}\nText.\n\nWe show it.\n")
     assert append_abstract(paper, "") is paper
@@ -304,7 +303,7 @@ def test_a_build_joins_abstracts_and_leaves_papers_without_one_alone(builder: Bu
 
 def documents_of(path: Any, **values: Any) -> list[Document | Dropped]:
     source = Source.model_validate({"weight": 1, "path": str(path), **values})
-    parser = document_parser(schema_of(source), completion_only=False)
+    parser = document_parser(schema_of(source), answers_only=False)
     splits = plan_splits("s", source, list_source("s", source, data_root=None))
     return [
         parser(record)

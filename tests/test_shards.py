@@ -32,13 +32,14 @@ from pipelines.tasks import Decision
 from pipelines.tokenizer import Tokenizer, TokenizerFile
 
 FORMATS = (Path(__file__).resolve().parents[1] / "docs" / "formats.md").read_text()
+PIPELINES = Path(__file__).resolve().parents[1] / "pipelines"
 
 
-def reader_of_the_document() -> Callable[[Any], Any]:
-    """The function `read` of the last block of code in the document."""
+def reader_of_the_document(name: str = "read") -> Callable[[Any], Any]:
+    """A function of the last block of code in the document."""
     scope: dict[str, Any] = {}
     exec(re.findall(r"```python\n(.*?)```", FORMATS, re.DOTALL)[-1], scope)
-    return scope["read"]
+    return scope[name]
 
 
 def question(i: int) -> dict[str, str]:
@@ -61,7 +62,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, tokenizer_model: Path) -> Bu
                 "weight": 1,
                 "path": "asked.jsonl",
                 "fields": {"text": "text", "prompt": "prompt"},
-                "loss": "completion",
+                "loss": "answers",
                 "policy": "pad",
                 "max_passes": 3,
             },
@@ -97,6 +98,23 @@ def test_the_reader_in_the_document_gives_what_the_data_set_gives(built):
         assert row["n_real"] == sequence.n_real
         assert row["segments"] == sequence.segments
         assert [(s["start"], s["end"]) for s in row["no_loss"]] == sequence.no_loss
+        predicted = reader_of_the_document("targets")(row)
+        assert predicted == sequence.targets().tolist()
+        firsts = [s["start"] for s in row["segments"] if not s["continues"]]
+        assert not any(predicted[i] for i in (*firsts, *range(row["n_real"], len(predicted))))
+
+
+def reasons_in_the_code() -> set[str]:
+    """Why templates and schemas refuse records, as far as the reasons are written out."""
+    found: set[str] = set()
+    for path in sorted(PIPELINES.rglob("*.py")):
+        if "synthesis" not in path.parts:
+            text = path.read_text()
+            found |= set(re.findall(r"BadRecordError\(\s*\"(\w+)\"", text))
+            found |= set(re.findall(r"missing=\"(\w+)\"", text))
+            found |= set(re.findall(r"\.dropped\(\s*\"(\w+)\"", text))
+            found |= set(re.findall(r"return \"([a-z_]+)\", (?:f\"|repr|lang)", text))
+    return found
 
 
 def keys_of(value: dict[str, Any], *, below: tuple[str, ...] = ()) -> set[str]:
@@ -113,7 +131,8 @@ def test_every_column_key_and_reason_is_in_the_document_and_no_other(built):
     documented = {name for names in tables for name in names}
     written = {*META_SCHEMA.names, *(f.name for f in SEGMENT), *DOCUMENT_SCHEMA.names}
     written |= {*INDEX_SCHEMA.names, *manifest["sources"][0], *BAD_REASONS, DUPLICATE}
-    written |= {"empty_text", "too_few_words", "too_few_tokens", CONTAMINATED, CONTAMINATED_TASK}
+    written |= {CONTAMINATED, CONTAMINATED_TASK, "too_few_passages", "over_budget"}
+    written |= reasons_in_the_code()
     written |= {*OVERLAP_SCHEMA.names, "decontamination", NEAR_DUPLICATE}
     written |= set(Decision("a", "t", 1, False, None, Verdict(False, None, None)).as_json())
     written |= keys_of(manifest, below=("tokenizer", "order")) - {"tokenizer", "order"}
@@ -138,9 +157,13 @@ def test_what_always_holds_does(built):
         assert row["sum_len_sq"] == sum(s["length"] ** 2 for s in row["segments"])
         off = sum(span["end"] - span["start"] for span in row["no_loss"])
         assert row["n_loss"] == row["n_real"] - off
-        begins = {s["start"]: s["start"] + s["length"] for s in row["segments"]}
-        assert all(s["start"] < s["end"] <= begins[s["start"]] for s in row["no_loss"])
+        spans = [(s["start"], s["end"]) for s in row["no_loss"]]
+        assert all(a < b for a, b in spans)
+        assert all(a[1] <= b[0] for a, b in pairwise(spans))
+        assert all(any(s["start"] <= a and b <= s["start"] + s["length"] for s in row["segments"])
+                   for a, b in spans)  # fmt: skip
         for s in row["segments"]:
+            assert not s["continues"]
             assert s["head_cut"] == (s["offset"] > 0)
             use = (row["source"], row["pass"], s["document"])
             uses.setdefault(use, []).append((s["offset"], s["offset"] + s["length"]))
@@ -159,12 +182,18 @@ def test_every_segment_is_that_piece_of_its_documents_text(built, tokenizer_mode
              for name in ("books", "asked", "stream")
              for line in (built.dataset.folder.parent / f"{name}.jsonl").read_bytes().splitlines()
              if line != b"{broken"]  # fmt: skip
-    by_uid = {xxhash.xxh3_128_digest(text.encode()): text for text in texts}
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_model))
+    rare = processor.encode("漢")  # bytes, with which nothing merges
+    by_uid = {xxhash.xxh3_128_digest(text.encode()): processor.encode(text) for text in texts}
+    for i in range(25):  # no token reaches from a prompt into its answer
+        prompt, text = question(i)["prompt"], question(i)["text"]
+        answer = processor.encode("漢" + text.removeprefix(prompt))[len(rare) :]
+        ids = processor.encode(prompt) + answer
+        by_uid[xxhash.xxh3_128_digest(text.encode())] = ids
     cut = 0
     for row in reader_of_the_document()(built.dataset.folder):
         for s in row["segments"]:
-            whole = [1, *processor.encode(by_uid[s["document"]]), 2]
+            whole = [1, *by_uid[s["document"]], 2]
             piece = whole[s["offset"] : s["offset"] + s["length"]]
             assert list(row["ids"][s["start"] : s["start"] + s["length"]]) == piece
             assert s["tail_cut"] == (s["offset"] + s["length"] < len(whole))
@@ -359,8 +388,8 @@ def test_another_shard_under_the_same_checksum_is_found(copy):
         (None, r"no finished data set \(manifest\.json is missing\)"),
         (b"{", r"manifest\.json: not JSON"),
         (b"\xff", r"manifest\.json: not JSON"),
-        (b"[]", "format_version is not 1"),
-        (b'{"format_version": 2}', "format_version is not 1"),
+        (b"[]", "format_version is not 2"),
+        (b'{"format_version": 1}', "format_version is not 2"),
     ],
 )
 def test_other_folders_are_refused(tmp_path, content, message):
@@ -391,7 +420,7 @@ class Engine:
     def __init__(self, *ids: int) -> None:
         self.ids = np.array(ids, np.uint32)
 
-    def encode(self, texts):
+    def encode(self, texts, *, inside=False):
         return self.ids, np.array([0, len(self.ids)])
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import sentencepiece
 from conftest import Builder, Built, documents, write_jsonl
 
 from pipelines.show import main
@@ -38,7 +39,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, tokenizer_model: Path) -> Bu
                 "weight": 1,
                 "path": "asked.jsonl",
                 "fields": fields,
-                "loss": "completion",
+                "loss": "answers",
                 "max_passes": 4,
             },
         },
@@ -102,8 +103,27 @@ def test_a_sequence_is_shown_with_segments_sources_spans_and_text(show, built):
                 f"[{s['start']}, {s['start'] + s['length']})  {uid}  tokens [{s['offset']:,}, "
                 f"{end:,}) of {document['n_tokens']:,}  {document['file']}:{document['line']}"
             ) in out
-        for start, stop in sequence.no_loss:
-            assert f"no loss on [{start}, {stop})" in out
+
+
+def test_what_carries_loss_is_marked_where_something_does_not(show, built, tokenizer_model):
+    decode = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_model)).decode
+    marked = 0
+    for position in range(len(built.dataset)):
+        sequence = built.dataset.sequence(position)
+        silent = {t for a, b in sequence.no_loss for t in range(a, b)}
+        _, out, _ = show("--sequence", position, "--full")
+        said, _, text = out.partition("only what stands in ⟦…⟧ carries loss\n")
+        assert bool(text) == bool(silent)
+        if not text:
+            assert "⟦" not in said
+            continue
+        answers = [
+            decode([int(sequence.tokens[t])]) for t in range(sequence.n_real) if t not in silent
+        ]
+        found = "".join(re.findall("⟦(.*?)⟧", text, re.DOTALL))
+        assert found.replace(" ", "") == "".join(answers).replace(" ", "")
+        marked += 1
+    assert marked
 
 
 def test_segments_show_snippets_and_all_their_text_on_request(show, built):
@@ -246,7 +266,7 @@ def test_a_folder_that_is_no_data_set_is_one_line(show, tmp_path, arguments):
     for folder in (tmp_path, tmp_path / "nowhere"):
         err = failure(show, *arguments, folder=folder)
         assert err == f"error: {folder}: no finished data set (manifest.json is missing)\n"
-    (tmp_path / "manifest.json").write_text('{"format_version": 1}')
+    (tmp_path / "manifest.json").write_text('{"format_version": 2}')
     assert "not as docs/formats.md has it: KeyError('seq_len')" in failure(
         show, *arguments, folder=tmp_path
     )

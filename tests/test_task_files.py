@@ -15,6 +15,7 @@ from pipelines.errors import FaultsError
 from pipelines.mixture import Source
 from pipelines.readers import InputFault, read_blocks
 from pipelines.records import Document, Dropped, RawRecord
+from pipelines.rendering import Rendered
 from pipelines.schemas import document_parser, schema_of
 from pipelines.sources import list_source, plan_splits
 
@@ -40,7 +41,11 @@ def documents_of(folder: Path, **source: Any) -> list[Document | Dropped]:
         {"weight": 1, "path": "ni", "schema": "natural_instructions"} | source
     )
     inputs = list_source("ni", described, data_root=str(folder))
-    parse = document_parser(schema_of(described), completion_only=described.loss == "completion")
+    parse = document_parser(
+        schema_of(described),
+        answers_only=described.loss == "answers",
+        few_shot=described.policy == "few_shot",
+    )
     return [
         parse(record)
         for split in plan_splits("ni", described, inputs)
@@ -59,29 +64,44 @@ def write_task(path: Path, task: Any) -> None:
 def test_a_task_file_is_its_instances_and_positive_examples(tmp_path, name):
     write_task(tmp_path / "ni" / name, V2)
     assert documents_of(tmp_path) == [
-        Document("Is it?\nIt is.", "task1_asking", 0, 0, -1, 0, "task1_asking"),
-        Document("Was it?\nIt was.", "task1_asking", 0, 1, -1, 0, "task1_asking"),
-        Document("Example?\nYes.", "task1_asking", 0, 2, -1, 0, "task1_asking"),
+        Document(Rendered(text), "task1_asking", row, -1, 0, "task1_asking")
+        for row, text in enumerate(["Example?\nYes.", "Is it?\nIt is.", "Was it?\nIt was."])
     ]
+
+
+def test_a_context_knows_the_definition_the_examples_that_show_it_and_their_answers(tmp_path):
+    write_task(tmp_path / "ni/task1.json", V2)
+    shown, first, second = documents_of(tmp_path, policy="few_shot")
+    assert [d.content.text for d in (shown, first, second)] == [
+        "Input: Example?\nOutput: Yes.\n\n",
+        "Input: Is it?\nOutput: It is.\n\n",
+        "Input: Was it?\nOutput: It was.\n\n",
+    ]
+    for document, answer in ((shown, " Yes."), (first, " It is."), (second, " It was.")):
+        ((start, end),) = document.content.answers
+        assert document.text[start:end] == answer
+    assert [d.header for d in (shown, first, second)] == [2, 0, 0]
+    assert {d.definition for d in (shown, first, second)} == {"Answer the question."}
 
 
 def test_version_1_keeps_its_examples_elsewhere(tmp_path):
     write_task(tmp_path / "ni/subtask1.json", V1)
     texts = [d.text for d in documents_of(tmp_path) if isinstance(d, Document)]
-    assert texts == ["Is it?\nIt is.", "Example?\nYes."]
+    assert texts == ["Example?\nYes.", "Is it?\nIt is."]
 
 
 def test_the_completion_of_joined_fields_is_the_last(tmp_path):
     write_task(tmp_path / "ni/task1.json", V2)
-    first = documents_of(tmp_path, loss="completion")[0]
+    first = documents_of(tmp_path, loss="answers")[1]
     assert isinstance(first, Document)
-    assert first.text[first.prompt_chars :] == "It is."
+    ((start, end),) = first.content.answers
+    assert (first.text[start:end], end) == ("It is.", len(first.text))
 
 
 @pytest.mark.parametrize("instance", [{"input": "x"}, {"input": "x", "output": []}, "text", None])
 def test_an_instance_without_input_or_output_is_dropped_with_a_reason(tmp_path, instance):
     write_task(tmp_path / "ni/task1.json", V2 | {"Instances": [instance]})
-    dropped, example = documents_of(tmp_path)
+    example, dropped = documents_of(tmp_path)
     assert isinstance(dropped, Dropped)
     assert dropped.reason in ("missing_text", "text_not_a_string")
     assert isinstance(example, Document)
@@ -116,7 +136,7 @@ def test_a_broken_task_file_is_named(builder: Builder):
 
 def parse(record: dict[str, Any], **source: Any) -> Document | Dropped:
     described = Source.model_validate({"weight": 1, "path": "-", **source})
-    parser = document_parser(schema_of(described), completion_only=described.loss == "completion")
+    parser = document_parser(schema_of(described), answers_only=described.loss == "answers")
     return parser(RawRecord(json.dumps(record).encode(), 0, 0))
 
 
@@ -131,10 +151,11 @@ def parse(record: dict[str, Any], **source: Any) -> Document | Dropped:
     ],
 )  # fmt: skip
 def test_p3_records_are_inputs_and_targets_with_their_task(record):
-    assert parse(record, schema="p3") == Document("Who?\nI.", "qa_who", 0, 0, 0, 0, "qa_who")
-    completion = parse(record, schema="p3", loss="completion")
+    text = Rendered("Who?\nI.")
+    assert parse(record, schema="p3") == Document(text, "qa_who", 0, 0, 0, "qa_who")
+    completion = parse(record, schema="p3", loss="answers")
     assert isinstance(completion, Document)
-    assert completion.prompt_chars == len("Who?\n")
+    assert completion.content == Rendered("Who?\nI.", ((5, 7),))
 
 
 @pytest.mark.parametrize(
@@ -154,9 +175,9 @@ def test_p3_records_without_a_text_are_dropped(record, reason):
 def test_fields_of_ones_own_are_joined_too():
     fields = {"text": ["system", "question", "answer"]}
     record = {"system": "Be kind.", "question": "Who?", "answer": "I."}
-    document = parse(record, fields=fields, loss="completion")
+    document = parse(record, fields=fields, loss="answers")
     assert isinstance(document, Document)
-    assert (document.text, document.prompt_chars) == ("Be kind.\nWho?\nI.", 14)
+    assert document.content == Rendered("Be kind.\nWho?\nI.", ((14, 16),))
 
 
 def test_real_task_files_lose_no_instance(shared_data: Path, tmp_path: Path):

@@ -81,6 +81,8 @@ def test_hostile_texts_are_encoded_as_the_reference_does(
     tokenizer = load_tokenizer(load(tokenizer_model, bos=False, eos=False))
     assert tokenizer.engine_name == "segment cache"
     assert pieces(tokenizer.encode(texts)) == pieces(tokenizer.reference.encode(texts))
+    inside = tokenizer.encode_bare(texts, inside=True)
+    assert pieces(inside) == pieces(tokenizer.reference.encode(texts, inside=True))
 
 
 def test_text_that_looks_like_a_control_token_stays_text(
@@ -123,8 +125,8 @@ class WrongEngine:
     def __init__(self, file: TokenizerFile) -> None:
         self._truth = reference(file)
 
-    def encode(self, texts: Sequence[str]) -> Any:
-        return self._truth.encode([t.removesuffix("\n") for t in texts])
+    def encode(self, texts: Sequence[str], *, inside: bool = False) -> Any:
+        return self._truth.encode([t.removesuffix("\n") for t in texts], inside=inside)
 
 
 def broken(file: TokenizerFile) -> Any:
@@ -147,14 +149,14 @@ def test_gigatoken_is_renewed_before_its_cache_grows_without_bound(
     monkeypatch: pytest.MonkeyPatch, tokenizer_model: Path
 ) -> None:
     file = load(tokenizer_model)
-    monkeypatch.setattr(GigatokenEngine, "RENEW_BYTES", 1000)
+    monkeypatch.setattr(module._Gigatoken, "RENEW_BYTES", 1000)
     engine = GigatokenEngine(file)
     texts = [" ".join(WORDS)] * 3
     want = pieces(reference(file).encode(texts))
-    first = engine._tokenizer
+    first = engine._beginnings._tokenizer
     for _ in range(3):
         assert pieces(engine.encode(texts)) == want
-    assert engine._tokenizer is not first
+    assert engine._beginnings._tokenizer is not first
 
 
 def test_the_digest_names_the_file_and_the_policy(tokenizer_model: Path) -> None:

@@ -1,9 +1,9 @@
 """The text as it stands, with a paper's abstract behind it where the mixture joins one."""
 
-from pipelines.records import Document
+from pipelines.rendering import Rendered
 
 
-def append_abstract(document: Document, abstract: str) -> Document:
+def append_abstract(paper: Rendered, abstract: str) -> Rendered:
     """A paper with its abstract behind it, set off by a blank line.
 
     RedPajama's cleaning cuts everything before the first section, the abstract with it;
@@ -11,5 +11,5 @@ def append_abstract(document: Document, abstract: str) -> Document:
     paper". With no abstract the paper stays as it is.
     """
     if not abstract.strip():
-        return document
-    return document._replace(text=f"{document.text.rstrip()}\n\n{abstract.strip()}\n")
+        return paper
+    return paper._replace(text=f"{paper.text.rstrip()}\n\n{abstract.strip()}\n")

@@ -1,0 +1,1 @@
+"""Questions and answers about long documents, written and checked by a chat model."""

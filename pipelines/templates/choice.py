@@ -1,0 +1,196 @@
+"""Which template makes the documents of a source, and everything that its documents depend on."""
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import msgspec
+
+from pipelines.chat_filters import chat_drop_reason
+from pipelines.chat_options import Chat
+from pipelines.chat_schemas import CHAT_SCHEMAS, conversation_reader, language_of
+from pipelines.mixture import TEMPLATES, digest
+from pipelines.options import Frozen
+from pipelines.rendering import BadRecordError, Rendered, keyed_random
+from pipelines.retrieval import PassageIndex
+from pipelines.templates import long_qa, multi_document, summary
+from pipelines.templates.chat import chat_renderer
+from pipelines.templates.few_shot import render_example, render_prompt
+from pipelines.templates.fill_in import FillIn, fill_in
+from pipelines.templates.jinja_source import ChatTemplate
+from pipelines.templates.long_qa import LongQA
+from pipelines.templates.multi_document import MultiDocument
+from pipelines.templates.promptsource import Promptsource, apply_one, prompt_templates
+from pipelines.templates.summary import Summary
+from pipelines.tokenizer import Tokenizer
+
+Record = Mapping[str, Any]
+Made = tuple[Rendered, str]
+"""What the model sees of a record, and the task it belongs to, empty where it has none."""
+
+Rewriter = Callable[[str, bytes], Rendered]
+"""Text and id of a document → what the model sees of it. Raises `BadRecordError`."""
+
+_CHARACTERS_PER_TOKEN = 3
+"""Fewer than any prose has, so that what fits in characters nearly always fits in tokens."""
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """A template that reads records itself."""
+
+    fields: tuple[str, ...] | None
+    """The top-level fields it reads; None for all."""
+
+    render: Callable[[Record], Made]
+    """Raises `BadRecordError` where it cannot."""
+
+
+@dataclass(frozen=True)
+class TemplateSpec:
+    """A template with everything that its documents depend on; small and picklable."""
+
+    name: str
+    """The key of the mixture that chooses it."""
+
+    options: Frozen
+    schema: str
+    seed: int
+    seq_len: int
+    few_shot: bool
+    special: tuple[str, ...]
+    """Special tokens of the vocabulary."""
+
+    bos: str | None
+    eos: str | None
+    jinja: ChatTemplate | None = None
+    """Of `chat`: what `jinja` names."""
+
+    content: bytes = b""
+    """Of `promptsource`: its file."""
+
+    passages: str | None = None
+    """Of `multi_document`: path of the index; its name is a digest of its content's origin."""
+
+    @property
+    def reads_records(self) -> bool:
+        """Whether it makes documents of records; else it rewrites the text of documents."""
+        return not isinstance(self.options, FillIn)
+
+    @cached_property
+    def digest(self) -> str:
+        """What its documents depend on; where files lie does not count."""
+        jinja = (self.jinja.source, self.jinja.bos, self.jinja.eos) if self.jinja else None
+        tokens = (self.special, self.bos, self.eos) if jinja else None
+        passages = self.passages.rsplit("/", 1)[-1] if self.passages else None
+        return digest(
+            self.name, self._plain_options(), self.schema, self.seed, self.seq_len, self.few_shot,
+            tokens, jinja, self.content, passages,
+        )  # fmt: skip
+
+    def describe(self) -> dict[str, Any]:
+        """What a folder of the token store says of it."""
+        return {"name": self.name, "schema": self.schema, "options": self._plain_options()}
+
+    def _plain_options(self) -> dict[str, Any]:
+        """The options without the paths of files whose content counts."""
+        return self.options.model_dump(mode="json", exclude={"jinja", "path", "passages"})
+
+    def renderer(self) -> Renderer:
+        """What makes a document of a record.
+
+        Raises:
+            UserError: a template file cannot be used.
+        """
+        match self.options:
+            case Chat():
+                return self._chat(self.options)
+            case Promptsource():
+                return self._promptsource(self.options)
+            case MultiDocument() as options:
+                return Renderer(None, partial(self._multi_document, self._retriever(), options))
+            case LongQA() as options:
+                most = self.seq_len * _CHARACTERS_PER_TOKEN
+                render = partial(long_qa.render, options=options, max_characters=most)
+                return Renderer(None, lambda record: (render(record), ""))
+            case Summary() as options:
+                return Renderer(None, lambda r: (summary.render(r, options=options), ""))
+            case _:
+                raise ValueError(f"{self.name} makes no documents of records")
+
+    def _chat(self, options: Chat) -> Renderer:
+        read = conversation_reader(self.schema)
+        render = chat_renderer(
+            options, special=self.special, bos=self.bos, eos=self.eos, jinja=self.jinja
+        )
+
+        def conversation(record: Record) -> Made:
+            found = read(record)
+            language = language_of(record, self.schema)
+            if reason := chat_drop_reason(found, language, options.filters):
+                raise BadRecordError(*reason)
+            return render(found), ""
+
+        return Renderer(CHAT_SCHEMAS[self.schema].fields, conversation)
+
+    def _promptsource(self, options: Promptsource) -> Renderer:
+        templates = prompt_templates(options, self.content)
+
+        def example(record: Record) -> Made:
+            found = apply_one(templates, record, self._random(_identity(record)))
+            texts = [found.input, found.target]
+            content = render_example(texts, ()) if self.few_shot else render_prompt(texts)
+            return content, found.task
+
+        return Renderer(None, example)
+
+    def _retriever(self) -> PassageIndex:
+        if self.passages is None:
+            raise ValueError(f"{self.name} without an index of passages")
+        return PassageIndex(self.passages)
+
+    def _multi_document(
+        self, passages: PassageIndex, options: MultiDocument, record: Record
+    ) -> Made:
+        content = multi_document.render(
+            record,
+            passages,
+            options=options,
+            rng=self._random(_identity(record)),
+            max_characters=self.seq_len * _CHARACTERS_PER_TOKEN,
+        )
+        return content, ""
+
+    def rewriter(self, tokenizer: Tokenizer) -> Rewriter:
+        """What rewrites the text of a document."""
+        options = self.options
+        if not isinstance(options, FillIn):
+            raise TypeError(f"{self.name} rewrites no texts")
+        ends = tokenizer.reference.ends
+
+        def rewrite(text: str, uid: bytes) -> Rendered:
+            return fill_in(text, options=options, rng=self._random(uid), ends=ends)
+
+        return rewrite
+
+    def _random(self, key: bytes) -> random.Random:
+        return keyed_random(self.seed, self.name, key)
+
+
+def _identity(record: Record) -> bytes:
+    """A record as bytes, whatever the order of its fields."""
+    try:
+        return msgspec.json.encode(record, order="deterministic", enc_hook=str)
+    except UnicodeEncodeError:  # a lone surrogate, perhaps in a field that nobody looks at
+        return json.dumps(record, sort_keys=True, default=str).encode()
+
+
+def chosen_template(source: Mapping[str, Any] | Any) -> tuple[str, Frozen] | None:
+    """The template that a source of a mixture names, and its options."""
+    found: Sequence[tuple[str, Frozen]] = [
+        (name, options) for name in TEMPLATES if (options := getattr(source, name)) is not None
+    ]
+    return found[0] if found else None
