@@ -13,13 +13,14 @@ import pyarrow.compute as pc
 import xxhash
 
 from pipelines.errors import UserError
-from pipelines.mixture import Source
+from pipelines.mixture import CHATS, Source
 from pipelines.readers import read_blocks
 from pipelines.records import Dropped, InputFile, Split
 from pipelines.schemas import FILE, document_parser, schema_of
 from pipelines.shards import DOCUMENTS, MANIFEST, ShardedDataset
 from pipelines.sources import list_source, plan_splits, spread
 from pipelines.task_files import task_name
+from pipelines.templates.choice import plain_conversations
 from pipelines.tokenizer import TokenizerFile, reference
 
 _compute = cast(Any, pc)  # made at import time, which type checkers cannot see
@@ -121,7 +122,9 @@ class FileCorpus:
         split = unit.split
         assert split is not None
         schema = schema_of(self.source)
-        parse = document_parser(schema, answers_only=False)
+        chat = self.source.chat is not None
+        renderer = plain_conversations(self.source.schema_) if chat else None
+        parse = document_parser(schema, answers_only=False, renderer=renderer)
         for block in read_blocks(split, max_record=64 << 20, skip=lambda _: False):
             texts: list[Text] = []
             unread = Counter(_why(dropped) for dropped in block.dropped)
@@ -272,7 +275,9 @@ def _open(path: str, name: str, schema: str, fields: Sequence[str], group: Seque
         except ValueError as error:
             raise UserError(str(error)) from error
         return dataset
-    layout = {"fields": {"text": list(fields)}} if fields else {"schema": schema}
+    layout: dict[str, Any] = {"fields": {"text": list(fields)}} if fields else {"schema": schema}
+    if schema in CHATS and not fields:
+        layout["chat"] = {"template": "llama2"}  # any: conversations are read as plain text
     source = Source.model_validate({"weight": 1, "path": path, "group": list(group), **layout})
     try:
         inputs = list_source(name, source, data_root=None)

@@ -37,7 +37,7 @@ class DocumentReader:
         template = spec.template
         self._parse = document_parser(
             spec.schema,
-            answers_only=spec.answers_only,
+            answers_only=spec.answers_only and (template is None or template.reads_records),
             few_shot=spec.few_shot,
             renderer=template.renderer() if template and template.reads_records else None,
         )

@@ -169,6 +169,11 @@ class Source(Frozen):
             raise ValueError(f"{template} names fields itself; leave `schema` and `fields` out")
         if self.chat and self.chat.filters.languages and self.schema_ in _NO_LANGUAGE:
             raise ValueError(f"chat.filters.languages: records of {self.schema_} name no language")
+        if self.loss == "answers" and not (template or self._knows_answers()):
+            raise ValueError(
+                "loss: answers needs to know what the answers are: a template, a schema with prompts "
+                "(long_data, p3, natural_instructions), or `fields` with a `prompt` or several texts"
+            )
         tasks = self.schema_ in _TASKS or bool(self.group and self.fields)
         if self.policy == "few_shot" and not (
             template == "promptsource" or (tasks and not template)
@@ -177,6 +182,11 @@ class Source(Frozen):
                 "policy few_shot needs examples of tasks: schema p3 or natural_instructions, "
                 "promptsource, or `fields` with a `group`"
             )
+
+    def _knows_answers(self) -> bool:
+        if self.fields:
+            return self.fields.prompt is not None or len(self.fields.text) > 1
+        return self.schema_ in (*_TASKS, "long_data")
 
 
 class TokenizerSpec(Frozen):

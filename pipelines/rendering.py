@@ -17,7 +17,7 @@ class BadRecordError(Exception):
     def __init__(self, reason: str, evidence: str = "") -> None:
         super().__init__(reason, evidence)
         self.reason = reason
-        self.evidence = evidence[:200]
+        self.evidence = evidence[:200].encode(errors="replace").decode()
 
 
 class Control(NamedTuple):

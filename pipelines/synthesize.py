@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from pipelines import files
 from pipelines.errors import UserError
-from pipelines.mixture import Source
 from pipelines.progress import Reporter
 from pipelines.report import plural, table
+from pipelines.schemas import SCHEMAS
 from pipelines.synthesis.settings import JUDGES, Settings, Transport
 
 
@@ -57,9 +57,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_documents(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    schemas = Source.model_fields["schema_"].annotation
     add("--source", required=True, nargs="+", metavar="PATH", help="files, folders or globs")
-    add("--schema", default="text", metavar="NAME", choices=getattr(schemas, "__args__", None),
+    add("--schema", default="text", metavar="NAME", choices=sorted(SCHEMAS),
         help="as in a mixture (default %(default)s)")  # fmt: skip
     add("--documents", type=_whole, default=100, metavar="N",
         help="how many to choose, by a hash of seed and text (default %(default)s)")  # fmt: skip

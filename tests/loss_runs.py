@@ -74,17 +74,19 @@ def _spellings(file: Any) -> list[tuple[bool, bytes]]:
     ]  # fmt: skip
 
 
-def runs_of_tokens(ids: Sequence[int], loss: Sequence[bool], tokenizer: Tokenizer) -> Runs:
+def runs_of_tokens(
+    ids: Sequence[int], loss: Sequence[bool], tokenizer: Tokenizer, *, begins: bool = True
+) -> Runs:
     """What tokens say. The space that SentencePiece puts before a beginning is taken off."""
     table = _spellings(tokenizer.file)
     puts_space = isinstance(tokenizer.reference, SentencePieceReference)
     parts: list[tuple[bool, bytes]] = []
-    begins = True
+    begins_behind_bos = begins
     for token, learned in zip(ids, loss, strict=True):
         control, spelled = table[int(token)]
         if begins and not control and puts_space:
             spelled = spelled.removeprefix(b" ")
-        begins = int(token) == tokenizer.reference.bos_id
+        begins = int(token) == tokenizer.reference.bos_id and begins_behind_bos
         parts.append((bool(learned), spelled))
     return [(key, b"".join(x for _, x in found).decode(errors="replace"))
             for key, found in groupby(parts, key=lambda part: part[0])]  # fmt: skip
@@ -119,7 +121,9 @@ def document_runs(prepared: Prepared, number: int, tokenizer: Tokenizer) -> Runs
     loss = np.ones(end - start, np.bool_)
     for first, last in prepared.no_loss[number]:
         loss[first:last] = False
-    return runs_of_tokens(prepared.tokens[start:end].tolist(), loss.tolist(), tokenizer)
+    begins = not prepared.documents[number].content.inside
+    ids = prepared.tokens[start:end].tolist()
+    return runs_of_tokens(ids, loss.tolist(), tokenizer, begins=begins)
 
 
 def learned(runs: Runs) -> list[str]:

@@ -354,3 +354,16 @@ def test_help_needs_no_numba_and_no_beam(command):
         "assert not {'apache_beam', 'torch', 'datasets', 'numba'} & set(sys.modules)"
     )
     assert ran.returncode == 0, ran.stderr
+
+
+def test_conversations_are_scanned_as_the_text_of_their_turns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = "which of these seven rivers does not reach the sea at any time of the year"
+    index = write_index(tmp_path / "b.index", [question])
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": "None."}]
+    chats = write_jsonl(tmp_path / "chats.jsonl", [{"messages": turns}, {"messages": []}])
+    arguments = ["--index", str(index), "--schema", "messages", str(chats)]
+    assert scan.main([*arguments, "--fail-on-overlap"]) == 1
+    out = capsys.readouterr().out
+    assert "exam" in out

@@ -180,6 +180,18 @@ class TemplateSpec:
         return keyed_random(self.seed, self.name, key)
 
 
+def plain_conversations(schema: str) -> Renderer:
+    """Conversations as their texts in lines, for who only looks for what stands in them."""
+    read = conversation_reader(schema)
+
+    def conversation(record: Record) -> Made:
+        found = read(record)
+        texts = [found.system, *(turn.text for turn in found.turns)]
+        return Rendered("\n".join(text for text in texts if text)), ""
+
+    return Renderer(CHAT_SCHEMAS[schema].fields, conversation)
+
+
 def _identity(record: Record) -> bytes:
     """A record as bytes, whatever the order of its fields."""
     try:
