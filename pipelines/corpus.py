@@ -1,7 +1,7 @@
 """What the token store holds of one source: every kept document as arrays."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -119,6 +119,14 @@ class Corpus:
                 files.read_table(f"{path}.dropped.arrow", ["reason"])["reason"].to_pylist()
             )
         return counts
+
+    def held_out(self) -> Iterator[str]:
+        """The evidence for every document of a task that is held out."""
+        for path in self.batches:
+            table = files.read_table(f"{path}.dropped.arrow", ["reason", "evidence"])
+            for reason, evidence in zip(*(c.to_pylist() for c in table.columns), strict=True):
+                if reason == "held_out_task":
+                    yield evidence
 
     def line(self, batch: int, line: int, offset: int) -> int:
         """A record's line in its file (JSON lines), or row (tables), counted from 1."""

@@ -82,7 +82,7 @@ class DocumentReader:
             return document.dropped("missing_task", "no task to share a context with")
         for pattern in self._spec.hold_out:
             if fnmatchcase(group, pattern):
-                return document.dropped("held_out_task", f"{group} is {pattern}"[:200])
+                return document.dropped("held_out_task", f"{group[:100]} is {pattern}")
         return document._replace(group=group)
 
     def _check(self, document: Document) -> Text | Dropped | None:

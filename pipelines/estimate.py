@@ -11,7 +11,7 @@ from pipelines import files
 from pipelines.errors import UserError
 from pipelines.job import SourceJob
 from pipelines.prepare import Preparer
-from pipelines.readers import Block, cut_lines, line_block, read_blocks
+from pipelines.readers import Block, cut_lines, is_array, line_block, read_blocks
 from pipelines.records import BAD_REASONS, Split
 from pipelines.sources import compression_of
 from pipelines.tokenizer import Tokenizer
@@ -89,7 +89,7 @@ def _spread_out(splits: Sequence[Split]) -> list[Split]:
 
 def _samples(split: Split, max_record: int) -> Iterator[tuple[Block, int]]:
     """Blocks from the beginning of a split, with the bytes of the file that they used up."""
-    if split.format == "jsonl":
+    if split.format == "jsonl" and not is_array(split.file.path):
         try:
             with files.open_binary(split.file.path) as raw:
                 raw.seek(split.first if compression_of(split.file.path) is None else 0)
@@ -100,7 +100,7 @@ def _samples(split: Split, max_record: int) -> Iterator[tuple[Block, int]]:
     if split.format == "text":
         split = replace(split, files=split.files[:16])
     for block in islice(read_blocks(split, max_record=max_record, skip=lambda _: False), 1):
-        whole = split.format in ("text", "tasks")
+        whole = split.format in ("text", "tasks", "jsonl")
         yield block, sum(f.size for f in split.files) if whole else block.n_bytes
 
 

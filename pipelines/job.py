@@ -19,7 +19,7 @@ from pipelines.prepare_spec import PrepareSpec
 from pipelines.records import InputFile, Split
 from pipelines.schemas import schema_of
 from pipelines.sketch import SketchSpec
-from pipelines.source_template import is_whole, must_fit, template_spec
+from pipelines.source_template import template_spec
 from pipelines.sources import list_source, plan_splits
 from pipelines.tokenizer import TokenizerFile
 
@@ -40,7 +40,7 @@ _STORE_MODULES = ("abstracts", "chat_filters", "chat_options", "chat_schemas", "
                   "templates/values", "tokenizer")  # fmt: skip
 _SHARD_MODULES = ("after", "arrange", "audit", "candidates", "clusters", "contexts", "corpus",
                   "dedup", "evidence", "finish", "gather", "mixing", "near_duplicates", "ordering",
-                  "packing", "planning", "rows", "shards", "spans", "tasks", "units",
+                  "packing", "planning", "quota", "rows", "shards", "spans", "tasks", "units",
                   "xxh3")  # fmt: skip
 _DECONTAM_MODULES = ("bands", "character_kernels", "excerpt", "grid", "index", "index_file", "lsh",
                      "minhash", "normalize", "policy", "records", "report", "search",
@@ -205,11 +205,13 @@ def _source_job(
         tokenizer=tokenizer,
         abstracts=abstracts,
         code=code,
-        decontam=_decontam_spec(mixture, name, index, grouped=is_whole(source, schema)),
+        decontam=_decontam_spec(
+            mixture, name, index, grouped=bool(schema.group) or source.must_fit
+        ),
         sketch=_sketch_spec(source),
         few_shot=source.policy == "few_shot",
         hold_out=tuple(source.hold_out),
-        max_tokens=mixture.seq_len if must_fit(source) else None,
+        max_tokens=mixture.seq_len if source.must_fit else None,
         template=template_spec(name, mixture, tokenizer, data_root, scratch or store),
     )
     splits = plan_splits(name, source, inputs)

@@ -159,6 +159,17 @@ class Source(Frozen):
         self._check_template(templates[0] if templates else None)
         return self
 
+    @property
+    def must_fit(self) -> bool:
+        """Whether documents are worth nothing without their end, which holds the answer."""
+        asked = [name for name in TEMPLATES if name != "fill_in" and getattr(self, name)]
+        return self.policy == "few_shot" or bool(asked)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a pass uses all of a document or nothing of it, as far as that can be."""
+        return self.must_fit and self.policy != "stream"
+
     def _check_template(self, template: str | None) -> None:
         """What a template needs, and what needs a template."""
         if (self.schema_ in CHATS) != (template == "chat"):
@@ -171,8 +182,9 @@ class Source(Frozen):
             raise ValueError(f"chat.filters.languages: records of {self.schema_} name no language")
         if self.loss == "answers" and not (template or self._knows_answers()):
             raise ValueError(
-                "loss: answers needs to know what the answers are: a template, a schema with prompts "
-                "(long_data, p3, natural_instructions), or `fields` with a `prompt` or several texts"
+                "loss: answers needs to know what the answers are: a template, a schema with "
+                "prompts (long_data, p3, natural_instructions), or `fields` with a `prompt` or "
+                "several texts"
             )
         tasks = self.schema_ in _TASKS or bool(self.group and self.fields)
         if self.policy == "few_shot" and not (
@@ -276,8 +288,7 @@ class Mixture(Frozen):
         """Whether `excise` is asked for documents that are worth nothing in pieces."""
         general = self.decontam.policy if self.decontam else None
         policy = (source.decontam.policy if source.decontam else None) or general
-        names = [name for name in TEMPLATES if name != "fill_in" and getattr(source, name)]
-        return policy == "excise" and bool(names or source.policy == "few_shot")
+        return policy == "excise" and source.must_fit
 
     def filters_of(self, source: str) -> Filters:
         """The filters that hold for one source."""

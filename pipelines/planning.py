@@ -15,11 +15,11 @@ from pipelines.mixing import (
     keyed_hash,
     plan_passes,
     random_order,
-    select_tokens,
 )
 from pipelines.mixture import Mixture
+from pipelines.quota import fill_quota
 from pipelines.shards import SPAN
-from pipelines.units import Units, last_unit, units_of, usable_documents
+from pipelines.units import Units, units_of, usable_documents
 
 GROUP_DOCUMENTS = 1 << 17
 """Documents packed together: more would not lower the padding any further."""
@@ -125,12 +125,8 @@ def form_groups(
         chosen = random_order(keys, again)
         last: Units | None = None
         if number >= plan.passes.whole:
-            selection = select_tokens(chosen, units.sum(units.weighed), plan.passes.partial)
-            whole = selection.chosen[:-1]
-            unit, last = last_unit(
-                name, units, chosen[len(whole) :], selection.of_last, corpus, mixture
-            )
-            chosen = np.append(whole, unit)
+            quota = plan.passes.partial
+            chosen, last = fill_quota(name, units, chosen, quota, corpus, mixture)
         least = _least_groups(name, mixture, number, int(units.sum(units.take)[chosen].sum()))
         for part in _parts(chosen, again, units, least):
             ends = last is not None and part[-1] == chosen[-1]

@@ -94,7 +94,7 @@ def _check_unchanged(split: Split) -> None:
 
 
 def _lines(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterator[Block]:
-    if _is_array(split.file.path):
+    if is_array(split.file.path):
         yield from _array(split, max_record, skip)
         return
     with files.open_binary(split.file.path) as raw:
@@ -109,7 +109,7 @@ def _lines(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterat
                 yield line_block(index, piece, max_record)
 
 
-def _is_array(path: str) -> bool:
+def is_array(path: str) -> bool:
     """Whether a file that is named .json is one array of records instead of a record a line."""
     if not path.removesuffix(".zst").removesuffix(".gz").endswith(".json"):
         return False

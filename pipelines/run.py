@@ -20,7 +20,7 @@ from pipelines.audit import (
 )
 from pipelines.clusters import write_clusters
 from pipelines.corpus import Corpus, load_corpus
-from pipelines.errors import FaultsError, UserError
+from pipelines.errors import FaultsError, UserError, did_you_mean
 from pipelines.estimate import expected_bytes
 from pipelines.evidence import write_overlaps, write_tasks
 from pipelines.finish import (
@@ -130,6 +130,8 @@ def _prepare_and_plan(
         if faults := too_many_bad(corpora, BAD_REASONS, max_bad):
             way_out = "mend or leave out these files, or allow more with --max-bad"
             raise FaultsError("broken input", [*faults, *_first_bad(corpora), way_out])
+        if unknown := _held_out_nothing(job, corpora):
+            raise FaultsError("tasks to hold out", unknown)
         if empty := _without_documents(job, corpora):
             raise FaultsError("nothing to take a share of", empty)
         corpora = deduplicate(job, corpora, run_stage=run_stage, report=report, workers=workers)
@@ -138,6 +140,19 @@ def _prepare_and_plan(
     except UserError:
         _release_output(job)
         raise
+
+
+def _held_out_nothing(job: Job, corpora: dict[str, Corpus]) -> list[str]:
+    """Patterns of `hold_out` that no task of their source matches: most likely misspelt."""
+    faults: list[str] = []
+    for name, corpus in corpora.items():
+        if patterns := job.mixture.sources[name].hold_out:
+            matched = {evidence.rpartition(" is ")[2] for evidence in corpus.held_out()}
+            for pattern in patterns:
+                if pattern not in matched:
+                    close = did_you_mean(pattern, corpus.groups)
+                    faults.append(f"sources.{name}.hold_out: no task matches {pattern!r}{close}")
+    return faults
 
 
 def _without_documents(job: Job, corpora: dict[str, Corpus]) -> list[str]:
@@ -167,8 +182,9 @@ def _first_bad(corpora: dict[str, Corpus]) -> Iterator[str]:
     for name, corpus in corpora.items():
         bad = (r for r in dropped_records(name, corpus) if r["reason"] in BAD_REASONS)
         for record in islice(bad, _PLACES_SHOWN):
-            place = f"{record['file']}: line {record['line']}, byte {record['offset']}"
-            yield f"{place}: {record['reason']}: {record['evidence']}"
+            in_lines = f"line {record['line']}, byte {record['offset']}"
+            place = in_lines if record["offset"] >= 0 else f"record {record['line']}"
+            yield f"{record['file']}: {place}: {record['reason']}: {record['evidence']}"
 
 
 def prepare(

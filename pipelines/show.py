@@ -145,7 +145,9 @@ def sequence_lines(dataset: ShardedDataset, position: int, *, full: bool) -> Ite
     """One sequence: its segments, where each comes from, and its text."""
     sequence = dataset.sequence(position)
     shard, row = dataset.locate(position)
-    decode = reference(_tokenizer(dataset)).decode
+    vocabulary = reference(_tokenizer(dataset))
+    decode = vocabulary.decode
+    controls = {i: token for token in vocabulary.specials if (i := vocabulary.special_id(token))}
     n_loss = sequence.n_real - sum(end - start for start, end in sequence.no_loss)
     yield (
         f"sequence {position:,} (row {row:,} of {shard_name(shard)}.tok): {sequence.source}"
@@ -161,7 +163,7 @@ def sequence_lines(dataset: ShardedDataset, position: int, *, full: bool) -> Ite
         yield f"only what stands in {MARKS[0]}…{MARKS[1]} carries loss"
     for segment in sequence.segments:
         yield f"\n{_segment_title(segment, lineage.get(segment['document']))}"
-        text = marked_text(sequence, segment, decode)
+        text = marked_text(sequence, segment, decode, controls)
         yield text if full else f"  {_snippet(text)}"
 
 

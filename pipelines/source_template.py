@@ -4,23 +4,11 @@ from dataclasses import replace
 
 from pipelines import files
 from pipelines.errors import UserError
-from pipelines.mixture import Mixture, Source
+from pipelines.mixture import Mixture
 from pipelines.retrieval import build_index, list_passages
-from pipelines.schemas import Schema
 from pipelines.templates.choice import TemplateSpec, chosen_template
 from pipelines.templates.jinja_source import read_template
 from pipelines.tokenizer import TokenizerFile, reference
-
-
-def is_whole(source: Source, schema: Schema) -> bool:
-    """Whether a document is worth nothing in pieces."""
-    return bool(schema.group or source.chat) or must_fit(source)
-
-
-def must_fit(source: Source) -> bool:
-    """Whether documents are worth nothing without their end, which holds the answer."""
-    asked = (source.long_qa, source.multi_document, source.promptsource, source.summary)
-    return source.policy == "few_shot" or any(asked)
 
 
 def template_spec(

@@ -161,13 +161,14 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 
 def _transport(args: argparse.Namespace) -> Transport:
-    if not args.base_url:
+    if not args.base_url and not args.dry_run:
         raise UserError("--base-url: missing; the server's address, or set OPENAI_BASE_URL")
-    if not args.base_url.startswith(("http://", "https://")):
+    if args.base_url and not args.base_url.startswith(("http://", "https://")):
         raise UserError(f"--base-url {args.base_url}: has to begin with http:// or https://")
     names = ("base_url", "concurrency", "timeout", "retries", "backoff", "requests_per_minute",
              "max_tokens_budget", "max_cost", "price_in", "price_out")  # fmt: skip
-    return Transport(**{name: getattr(args, name) for name in names})
+    given = {name: getattr(args, name) for name in names}
+    return Transport(**given | {"base_url": args.base_url or ""})
 
 
 def outcome(result: dict[str, object], output: str) -> str:

@@ -121,6 +121,9 @@ def test_what_carries_loss_is_marked_where_something_does_not(show, built, token
             decode([int(sequence.tokens[t])]) for t in range(sequence.n_real) if t not in silent
         ]
         found = "".join(re.findall("⟦(.*?)⟧", text, re.DOTALL))
+        learned = [t for t in range(sequence.n_real) if t not in silent]
+        assert found.count("‹</s>›") == sequence.tokens[learned].tolist().count(2)
+        found = found.replace("‹</s>›", "")
         assert found.replace(" ", "") == "".join(answers).replace(" ", "")
         marked += 1
     assert marked

@@ -29,10 +29,13 @@ def plan_lines(chosen: Chosen, settings: Settings, transport: Transport) -> Iter
         if name.startswith("dropped: "):
             yield f"  {name.removeprefix('dropped: ')}: {count:,}"
     yield (
-        f"at most {requests:,} requests to {settings.model} at {transport.base_url}: about "
+        f"at most {requests:,} requests to {settings.model}: about "
         f"{tokens_in:,} tokens in, at most {tokens_out:,} out"
     )
-    yield f"cost: at most about {transport.cost(tokens_in, tokens_out):.2f}"
+    if transport.price_in or transport.price_out:
+        yield f"cost: at most about {transport.cost(tokens_in, tokens_out):.2f}"
+    else:
+        yield "cost: not known without --price-in and --price-out"
     if transport.requests_per_minute:
         yield f"time: at least {requests / transport.requests_per_minute:,.1f} minutes"
 

@@ -56,9 +56,10 @@ def shown(
         watch.look()
         seconds = time.monotonic() - start
         cost = transport.cost(watch.tokens_in, watch.tokens_out)
+        shown = f" | cost {cost:.2f}" if transport.price_in or transport.price_out else ""
         report.say(
             f"requests | {watch.requests:,} of at most {n_requests:,} | {watch.tokens_in:,} tokens "
-            f"in, {watch.tokens_out:,} out | cost {cost:.2f} | {seconds:,.0f} s",
+            f"in, {watch.tokens_out:,} out{shown} | {seconds:,.0f} s",
             stage="requests", done=watch.requests, total=n_requests, tokens_in=watch.tokens_in,
             tokens_out=watch.tokens_out, cost=cost, seconds=round(seconds, 1),
         )  # fmt: skip
