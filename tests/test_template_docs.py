@@ -11,6 +11,7 @@ import pytest
 import yaml
 from conftest import Builder, write_jsonl
 
+from pipelines import mixture
 from pipelines.documents import DocumentReader
 from pipelines.job import assemble
 from pipelines.mixture_file import load_mixture
@@ -27,6 +28,18 @@ PASSAGES = [
     {"title": "Lighthouse", "text": "The lighthouse was built of granite."},
     {"title": "Harbour", "text": "Boats from three villages use the harbour."},
 ]
+
+
+TEMPLATES = """\
+dataset: reviews
+templates:
+  a: !Template
+    answer_choices: bad ||| good
+    id: a
+    jinja: "{{text}} Was it bad or good? ||| {{answer_choices[label]}}"
+    metadata: !TemplateMetadata {original_task: true, languages: [en]}
+    name: bad_or_good
+"""
 
 
 def marked(content: Rendered) -> str:
@@ -46,10 +59,14 @@ def rendered(builder: Builder, options: dict[str, Any], record: Any) -> str:
     data = write_jsonl(builder.folder / "a.jsonl", [record])
     write_jsonl(builder.folder / "passages.jsonl", PASSAGES)
     source = {"weight": 1, "path": str(data), "format": "jsonl", **options}
-    mixture = load_mixture(str(builder.mixture({"a": source}, seq_len=4096)))
-    file = fetch_tokenizer(mixture.tokenizer)
+    if "promptsource" in options:
+        place = builder.folder / options["promptsource"]["path"]
+        place.write_text(TEMPLATES)
+        source["promptsource"] = {"path": str(place)}
+    recipe = load_mixture(str(builder.mixture({"a": source}, seq_len=4096)))
+    file = fetch_tokenizer(recipe.tokenizer)
     folder = str(builder.folder)
-    job = assemble(mixture, file, data_root=folder, store=f"{folder}/s", output=f"{folder}/o")
+    job = assemble(recipe, file, data_root=folder, store=f"{folder}/s", output=f"{folder}/o")
     spec, inputs = job.sources[0].spec, job.sources[0].inputs
     block = Block(0, 1, 1, [RawRecord(json.dumps(record).encode(), 0, 0)], [])
     preparer = Preparer(spec, load_tokenizer(file))
@@ -68,5 +85,4 @@ def test_the_example_in_the_document_is_what_the_program_makes(
 
 def test_every_template_has_an_example() -> None:
     text = "".join(options for options, _, _ in EXAMPLE.findall(DOCUMENT.read_text()))
-    for name in ("chat", "fill_in", "long_qa", "multi_document", "summary", "few_shot"):
-        assert name in text
+    assert all(name in text for name in (*mixture.TEMPLATES, "few_shot", "jinja"))
