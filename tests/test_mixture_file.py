@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -109,36 +108,6 @@ def test_a_merged_mapping_fills_keys_in_and_names_none_twice(load):
 def test_a_mixture_cannot_be_changed(load):
     with pytest.raises(ValueError, match="frozen"):
         load(GOOD).tokens = 3
-
-
-@pytest.mark.parametrize(
-    ("source", "fault"),
-    [
-        ("chat: {template: llama2}", "`chat` and a schema of conversations need each other"),
-        ("schema: messages", "`chat` and a schema of conversations need each other"),
-        ("schema: messages, chat: {}", "give either `template` or `jinja`"),
-        ("fill_in: {}, long_qa: {}", "give one template, not fill_in and long_qa"),
-        ("schema: c4, long_qa: {}", "long_qa names fields itself; leave `schema` and"),
-        ("policy: few_shot", "policy few_shot needs examples of tasks"),
-        ("loss: answers", "loss: answers needs to know what the answers are"),
-        ("schema: redpajama, loss: answers", "loss: answers needs to know what the answers are"),
-        (
-            "schema: alpaca, chat: {template: llama2, filters: {languages: en}}",
-            "chat.filters.languages: records of alpaca name no language",
-        ),
-    ],
-)
-def test_what_templates_need_is_said_before_anything_is_read(load, source, fault):
-    text = GOOD + f"  more: {{weight: 2, path: x, {source}}}\n"
-    with pytest.raises(FaultsError, match=re.escape(fault)):
-        load(text)
-
-
-def test_what_would_be_cut_and_worthless_is_refused(load):
-    more = "  more: {weight: 2, path: x, long_qa: {}, decontam: {policy: excise}}\n"
-    text = GOOD.replace("sources:", "decontam: {index: i}\nsources:", 1) + more
-    with pytest.raises(FaultsError, match=r"sources\.more: dialogues, .* cannot be cut"):
-        load(text)
 
 
 # The recipe
