@@ -247,7 +247,7 @@ def claim_output(job: Job, *, dry_run: bool = False) -> bool:
     path = files.join(job.output, "build.json")
     if files.exists(path):
         found = files.read_json(path)
-        parts = {**found, **job.fingerprint}
+        parts = {**job.fingerprint, **found}
         different = [part for part in parts if found.get(part) != job.fingerprint.get(part)]
         if different:
             raise UserError(

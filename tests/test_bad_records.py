@@ -145,7 +145,8 @@ def test_bad_records_are_dropped_with_the_reason_and_counted(builder: Builder, n
 def test_a_record_beyond_the_limit_is_dropped_before_it_is_understood(builder: Builder, name):
     lines = [CASES[name][1], CASES[name][1] | {"padding": HUGE + HUGE}]
     write_jsonl(builder.folder / "in/a.jsonl", lines)
-    built = build(builder, name, max_record_mib=1)
+    source = source_of(builder, name) | {"hold_out": []}
+    built = builder.build({"a": source}, tokens=512, max_record_mib=1)
     assert [d["reason"] for d in dropped_of(built)] == ["record_too_large"]
 
 

@@ -109,7 +109,8 @@ def check_llama2_long(made: Made) -> None:
             assert text.endswith("⟦</s>⟧")
             assert text.count("\n[/INST]\n") == text.count('\n"""\nQuestion: ') == 1
         assert sequence.no_loss == []
-    assert made.accounts["long_qa"].padding > 0
+    account = made.accounts["long_qa"]
+    assert account.segments == account.sequences
     for sequence in made.sequences("dialogues"):
         for loss, text in made.runs(sequence):
             assert "[/INST]" not in text if loss else True

@@ -279,7 +279,7 @@ def test_real_questions_become_documents(shared_data, tmp_path):
 
     path = shared_data / "longqa" / "nq-open-oracle.jsonl.gz"
     options = options_of(passages={"path": str(path), "items": "ctxs"})
-    inputs = list_passages("nq", options.passages, data_root=None)
+    inputs = list_passages(options.passages, data_root=None)
     index = PassageIndex(build_index(options, inputs, str(tmp_path)))
     records = [json.loads(x) for x in gzip.decompress(path.read_bytes()).split(b"\n") if x]
     sizes = []
