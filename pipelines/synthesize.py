@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from pipelines import files
 from pipelines.errors import UserError
@@ -167,8 +168,8 @@ def _transport(args: argparse.Namespace) -> Transport:
         raise UserError(f"--base-url {args.base_url}: has to begin with http:// or https://")
     names = ("base_url", "concurrency", "timeout", "retries", "backoff", "requests_per_minute",
              "max_tokens_budget", "max_cost", "price_in", "price_out")  # fmt: skip
-    given = {name: getattr(args, name) for name in names}
-    return Transport(**given | {"base_url": args.base_url or ""})
+    given: dict[str, Any] = {name: getattr(args, name) for name in names}
+    return Transport(**{**given, "base_url": args.base_url or ""})
 
 
 def outcome(result: dict[str, object], output: str) -> str:
