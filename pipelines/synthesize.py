@@ -169,7 +169,8 @@ def _transport(args: argparse.Namespace) -> Transport:
     names = ("base_url", "concurrency", "timeout", "retries", "backoff", "requests_per_minute",
              "max_tokens_budget", "max_cost", "price_in", "price_out")  # fmt: skip
     given: dict[str, Any] = {name: getattr(args, name) for name in names}
-    return Transport(**{**given, "base_url": args.base_url or ""})
+    given["base_url"] = args.base_url or ""
+    return Transport(**given)
 
 
 def outcome(result: dict[str, object], output: str) -> str:
