@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -105,16 +106,14 @@ class ChatServer:
                     chat.keys.append(self.headers.get("Authorization", ""))
                     in_flight[0] += 1
                     chat.most_in_flight = max(chat.most_in_flight, in_flight[0])
-                try:
-                    self.answer(chat.script(body["messages"][0]["content"], number))
-                except (BrokenPipeError, ConnectionResetError):
-                    pass
-                finally:
-                    with lock:
-                        in_flight[0] -= 1
+                response = chat.script(body["messages"][0]["content"], number)
+                time.sleep(response.delay)
+                with lock:  # before the client can have the answer, and send another request
+                    in_flight[0] -= 1
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    self.answer(response)
 
             def answer(self, response: Response) -> None:
-                time.sleep(response.delay)
                 self.send_response(response.status)
                 self.send_header("Content-Type", "application/json")
                 for header in response.headers:
