@@ -61,8 +61,8 @@ def test_no_dialogue_is_cut_where_others_add_up_to_the_quota(builder: Builder, p
 
 
 def test_a_dialogue_that_does_not_fit_into_a_sequence_is_dropped(builder: Builder) -> None:
-    long = dialogues(1)[0]
-    long["messages"][0]["content"] = prose(random.Random(1), 400)  # type: ignore[index]
+    question = {"role": "user", "content": prose(random.Random(1), 400)}
+    long = {"messages": [question, {"role": "assistant", "content": "Yes."}]}
     write_jsonl(builder.folder / "chats.jsonl", [long, *dialogues(60)])
     built = builder.build({"a": CHAT | {"chat": {"template": "llama2"}}}, tokens=1_000)
     assert built.accounts[0].documents_dropped == {"too_many_tokens": 1}

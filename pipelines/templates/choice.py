@@ -12,7 +12,7 @@ import msgspec
 from pipelines.chat_filters import chat_drop_reason
 from pipelines.chat_options import Chat
 from pipelines.chat_schemas import CHAT_SCHEMAS, conversation_reader, language_of
-from pipelines.mixture import TEMPLATES, digest
+from pipelines.mixture import TEMPLATES, Source, digest
 from pipelines.options import Frozen
 from pipelines.rendering import BadRecordError, Rendered, keyed_random
 from pipelines.retrieval import PassageIndex
@@ -200,7 +200,7 @@ def _identity(record: Record) -> bytes:
         return json.dumps(record, sort_keys=True, default=str).encode()
 
 
-def chosen_template(source: Mapping[str, Any] | Any) -> tuple[str, Frozen] | None:
+def chosen_template(source: Source) -> tuple[str, Frozen] | None:
     """The template that a source of a mixture names, and its options."""
     found: Sequence[tuple[str, Frozen]] = [
         (name, options) for name in TEMPLATES if (options := getattr(source, name)) is not None
