@@ -1,0 +1,1 @@
+"""Continued training on finished data sets, and evaluation; needs torch and transformers."""
