@@ -1,0 +1,137 @@
+"""One optimizer step: forward and backward of every microbatch, clipping, AdamW."""
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from pipelines.errors import UserError
+from trainer.attention import Backend, plan_of
+from trainer.config import TrainConfig, learning_rate
+from trainer.loader import Loader, Microbatch, documents_of
+from trainer.metrics import Cost, Step
+
+
+@dataclass(slots=True)
+class Training:
+    """All that a step needs, and how far the run is."""
+
+    config: TrainConfig
+    loader: Loader
+    model: nn.Module
+    optimizer: Optimizer
+    cost: Cost
+    backend: Backend
+    device: torch.device
+    steps: int
+    """Steps of the whole run."""
+    done: int = 0
+    """Steps done."""
+    skipped: int = 0
+    """Of these, steps that changed nothing because a number was not finite."""
+    asked: bool = False
+    """Whether this process was asked to stop; `take_step` tells all ranks."""
+    stop: bool = False
+    """Whether any rank was asked before the last step was done; all ranks have the same."""
+
+
+def take_step(run: Training, batches: Sequence[Microbatch], *, begin: float, waited: float) -> Step:
+    """Train on one global batch; sets `run.stop` on all ranks if `run.asked` is set on any.
+
+    Args:
+        run: changed: model, optimizer, `done`, `skipped`, `stop`.
+        batches: this rank's.
+        begin: `time.perf_counter()` when the step began, before its data came.
+        waited: the loader's `wait_seconds` at that time.
+
+    Raises:
+        UserError: a number is not finite, and `non_finite` is `stop`.
+    """
+    counts = (sum(b.n_loss for b in batches), sum(b.visible_pairs for b in batches))
+    sums = torch.tensor(counts, device=run.device)
+    dist.all_reduce(sums)
+    losses = torch.stack([_forward_backward(run, b, sums[0].clamp(min=1)) for b in batches])
+    shared = torch.stack([losses.sum(), losses.new_full((), run.asked)])
+    dist.all_reduce(shared)
+    norm: Any = clip_grad_norm_(run.model.parameters(), run.config.clip or math.inf)
+    # The host waits for the device here and nowhere else; AdamW then keeps it busy meanwhile.
+    *values, stop = torch.stack([shared[0], norm.full_tensor(), shared[1]]).tolist()
+    n_loss, pairs = sums.tolist()
+    run.stop = stop > 0
+    rate = learning_rate(run.config, run.done, run.steps)
+    if all(map(math.isfinite, values)):
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        run.optimizer.step()
+    else:
+        _report(run, batches, losses, values)
+        run.skipped += 1
+    run.optimizer.zero_grad()
+    run.done += 1
+    seq_len = run.loader.dataset.seq_len
+    tokens, seconds = run.config.global_batch * seq_len, time.perf_counter() - begin
+    return Step(
+        number=run.done,
+        loss=values[0],
+        gradient_norm=values[1],
+        learning_rate=rate,
+        tokens=tokens,
+        loss_tokens=n_loss,
+        seconds=seconds,
+        data_wait=(run.loader.wait_seconds - waited) / seconds,
+        flops_visible=run.cost.visible(tokens, pairs),
+        flops_non_causal=run.cost.non_causal(tokens, seq_len),
+        skipped=run.skipped,
+    )
+
+
+def _forward_backward(run: Training, batch: Microbatch, n_loss: Tensor) -> Tensor:
+    """Gradients of a microbatch's share of the mean loss; gives that share."""
+    tokens, positions, labels, borders = (
+        _to(run.device, torch.from_numpy(array))
+        for array in (batch.tokens, batch.positions, batch.labels, batch.borders)
+    )
+    rows, width = batch.tokens.shape
+    plan = plan_of(borders, shape=(rows, width), backend=run.backend)
+    loss: Tensor = run.model(tokens, positions, labels, **plan) / n_loss
+    loss.backward()
+    return loss.detach()
+
+
+def _to(device: torch.device, tensor: Tensor) -> Tensor:
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _report(
+    run: Training, batches: Sequence[Microbatch], losses: Tensor, values: Sequence[float]
+) -> None:
+    """Name the documents of a step whose loss or gradient is not finite, on rank 0."""
+    bad = [b for b, loss in zip(batches, losses.tolist(), strict=True) if not math.isfinite(loss)]
+    indices = sorted(int(i) for batch in bad or batches for i in batch.indices)
+    of_all: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(of_all, (bool(bad), indices))
+    certain = any(known for known, _ in of_all)
+    found = sorted(i for known, some in of_all if known or not certain for i in some)
+    where = "sequences whose loss is not finite" if certain else "sequences of the step"
+    documents = [f"  sequence {i}: {', '.join(documents_of(run.loader.dataset, i))}" for i in found]
+    message = (
+        f"step {run.done + 1:,}: loss {values[0]}, gradient norm {values[1]}: not finite; "
+        f"{where}, with their documents:\n" + "\n".join(documents)
+    )
+    if run.config.non_finite == "stop":
+        raise UserError(
+            f"{message}\nnothing of this step was kept; go on from the last checkpoint with "
+            "`--set non_finite=skip`, which leaves such steps out, or begin anew with a lower rate"
+        )
+    if dist.get_rank() == 0:
+        print(f"warning: {message}\n  the step was left out", file=sys.stderr, flush=True)
