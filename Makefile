@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
+# Not in the lock: which build of torch it is, for CUDA or the CPU, is the index's choice.
+TORCH := torch==2.13.0
 # Compiled bytecode is what makes the second start of a command fast.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -22,7 +24,7 @@ check: .venv/.dev
 # Exact versions are listed whole, so nothing is resolved (--no-deps): with uv this takes seconds.
 define install
 	@if command -v uv >/dev/null; then \
-	  uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
+	  uv venv --quiet --allow-existing --seed --python $(PYTHON) .venv && \
 	  uv pip install --quiet --python $(BIN)/python --no-deps -r $(1) && \
 	  uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
 	else \
@@ -40,12 +42,14 @@ endef
 .venv/.dev: requirements-dev.lock pyproject.toml
 	@echo "installing into .venv, with what the tests need"
 	$(call install,requirements-dev.lock)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements-dev.lock $(TORCH)
 	@touch .venv/.runtime
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate pyproject.toml
 lock:
 	$(LOCK) -o requirements.lock
-	$(LOCK) --group dev -c requirements.lock -o requirements-dev.lock
+	$(LOCK) --extra train --group dev -c requirements.lock -o requirements-dev.lock
+	sed -i -E '/^(torch|triton|nvidia-|cuda-)/d' requirements-dev.lock
 
 clean:
 	rm -rf .venv $(DEMO) build/store

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,6 +37,10 @@ from pipelines.templates.multi_document import MultiDocument
 from pipelines.templates.passages import Passages
 from pipelines.templates.promptsource import Promptsource
 from pipelines.templates.summary import Summary
+from trainer import evaluate, export, train
+from trainer.config import CheckpointOptions, LoaderOptions, TrainConfig, load_config
+from trainer.metrics import Step
+from trainer.rope import Rope
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -43,6 +49,8 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 def type_name(annotation: Any) -> str:
     """How a person would say a type."""
     names = {int: "integer", float: "number", str: "text", bool: "true or false"}
+    if str(annotation).startswith("tuple[") and "float" in str(annotation):
+        return "two numbers"
     for option in (annotation, *get_args(annotation)):
         plain = getattr(option, "__origin__", option)  # of Annotated, what is annotated
         if plain in names and (plain is not str or option is annotation):
@@ -66,10 +74,15 @@ def type_name(annotation: Any) -> str:
 
 def key_tables() -> str:
     """The keys of every part of the mixture, as Markdown."""
-    parts = []
     models = (Mixture, Source, TokenizerSpec, Filters, Order, Fields, Abstracts, Decontam)
     templates = (Chat, ChatFilters, FillIn, Mix, LongQA, MultiDocument, Passages, Promptsource)
-    for model in (*models, TaskRules, SourceDecontam, Dedup, *templates, Summary):
+    return tables((*models, TaskRules, SourceDecontam, Dedup, *templates, Summary))
+
+
+def tables(models: Iterable[type[BaseModel]]) -> str:
+    """A Markdown table of the keys of each model."""
+    parts = []
+    for model in models:
         rows = [f"### {model.__name__}", "", "| key | value | default | |", "|---|---|---|---|"]
         for name, info in model.model_fields.items():
             default = "required" if info.is_required() else _plain(info.default)
@@ -96,6 +109,31 @@ def test_the_key_tables_are_those_of_the_program() -> None:
     assert documented == key_tables(), "put the output of key_tables() into docs/mixture.md"
 
 
+def test_the_keys_of_training_are_those_of_the_program() -> None:
+    text = (ROOT / "docs" / "training.md").read_text()
+    documented = text.partition("<!-- keys -->")[2].partition("<!-- end of keys -->")[0].strip()
+    written = tables((TrainConfig, Rope, CheckpointOptions, LoaderOptions))
+    assert documented == written, "put the output of tables(…) into docs/training.md"
+
+
+def test_the_fields_of_the_log_are_documented() -> None:
+    text = (ROOT / "docs" / "training.md").read_text()
+    names = {field.name for field in dataclasses.fields(Step)}
+    renamed = {
+        "number": "step",
+        "flops_visible": "mfu_visible",
+        "flops_non_causal": "mfu_noncausal",
+    }
+    assert all(f"`{renamed.get(name, name)}`" in text for name in names)
+
+
+def test_every_recipe_is_documented_and_valid() -> None:
+    text = (ROOT / "docs" / "training.md").read_text()
+    for path in (ROOT / "trainer" / "configs").glob("*.yaml"):
+        assert f"`{path.name}`" in text
+        assert load_config(path).global_batch
+
+
 def test_every_schema_is_documented() -> None:
     text = (ROOT / "docs" / "mixture.md").read_text()
     for name, schema in SCHEMAS.items():
@@ -109,13 +147,18 @@ def commands() -> list[str]:
     found = []
     for document in DOCUMENTS:
         text = re.sub(r"\\\n\s*", "", document.read_text())
-        found += re.findall(r"^\s*(?:\$ )?(python -m (?:pipelines|decontam)\.\w+.*)$", text, re.M)
+        found += re.findall(
+            r"^\s*(?:\$ )?((?:python|torchrun [^\n]*?) -m (?:pipelines|decontam|trainer)\.\w+.*)$",
+            text,
+            re.M,
+        )
     return sorted(set(found))
 
 
 @pytest.mark.parametrize("command", commands())
 def test_every_documented_command_is_one_the_program_understands(command: str) -> None:
-    words = shlex.split(command.partition("#")[0].partition("  ")[0])[2:]
+    words = shlex.split(command.partition("#")[0].partition("  ")[0])
+    words = words[words.index("-m") + 1 :]
     module, arguments = words[0], [w for w in words[1:] if w != "…"]
     arguments = arguments[: arguments.index("--")] if "--" in arguments else arguments
     parser = {
@@ -124,10 +167,15 @@ def test_every_documented_command_is_one_the_program_understands(command: str) -
         "pipelines.synthesize": synthesize.parser,
         "decontam.build_index": build_index.parser,
         "decontam.scan": scan.parser,
+        "trainer.evaluate": evaluate.parser,
+        "trainer.export": export.parser,
+        "trainer.train": train.parser,
     }[module]()
     parsed = parser.parse_args(["7" if a == "N" else a for a in arguments])
     if module == "pipelines.build" and "mixtures/" in str(parsed.mixture):
         load_mixture(str(ROOT / parsed.mixture), parsed.overrides)
+    if module == "trainer.train":
+        load_config(ROOT / parsed.config, parsed.set)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)

@@ -89,10 +89,17 @@ def test_decontam_stands_alone(module):
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("trainer/")])
-def test_the_trainer_takes_only_shards_and_records_of_the_pipelines(module):
+def test_the_trainer_takes_only_shards_and_how_errors_are_told_of_the_pipelines(module):
     taken = {n for n in imported_by(module) if n.split(".")[0] == "pipelines"}
-    allowed = ("pipelines.shards", "pipelines.records", "pipelines.xxh3")
+    names = ("shards", "records", "xxh3", "errors", "options", "yaml_model", "references")
+    allowed = tuple(f"pipelines.{name}" for name in names)
     assert all(name.startswith(allowed) or name == "pipelines" for name in taken)
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("trainer/")])
+def test_the_trainer_needs_nothing_of_the_builds(module):
+    unwanted = {"apache_beam", "datasets", "decontam", "numba", "gigatoken", "tests"}
+    assert unwanted.isdisjoint(top_level(module))
 
 
 @pytest.mark.parametrize("module", MODULES)
