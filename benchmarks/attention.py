@@ -3,7 +3,7 @@
     python benchmarks/attention.py --output benchmarks/results/attention-h100.json
 
 Forward and backward of one layer's attention, bfloat16; TFLOP/s count the pairs of query and key
-that see each other, 3.5 times the forward. *Error* is that of output and gradients against float32
+that see each other, 3.5 times the forward. *Error* is that of output and gradients against float64
 on contexts whose lengths are no multiples of 128, ‖difference‖ / ‖reference‖. `matmul` is a dense
 product of 8192³, what the device can do at most.
 """
@@ -49,7 +49,14 @@ def main() -> None:
 
 def _measure(backend: str, contexts: str, kv_heads: int) -> dict[str, Any]:
     device, documents = torch.device("cuda"), contexts != "one"
-    choose_backend(backend, device=device, documents=documents, seq_len=T, head_size=SIZE)
+    choose_backend(
+        backend,
+        device=device,
+        documents=documents,
+        seq_len=T,
+        head_size=SIZE,
+        compute=torch.bfloat16,
+    )
     attend = _attention(backend, CONTEXTS[contexts])
     q, k, v, grad = _inputs(T, kv_heads)
     pairs = sum(n * (n + 1) // 2 for n in CONTEXTS[contexts])

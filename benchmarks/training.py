@@ -81,6 +81,7 @@ def _measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any
         documents=documents,
         seq_len=seq_len,
         head_size=head_size(config),
+        compute=torch.bfloat16,
     )
     config.num_hidden_layers = options.layers or config.num_hidden_layers
     model = build_model(config, backend=backend, loss_chunk=options.loss_chunk)

@@ -165,7 +165,12 @@ def test_flex_attention_by_these_tiles_is_dense_attention():
 
 
 def choice(asked: Any, **values: Any) -> str:
-    options = {"documents": True, "seq_len": 256, "head_size": 64} | values
+    options = {
+        "documents": True,
+        "seq_len": 256,
+        "head_size": 64,
+        "compute": torch.bfloat16,
+    } | values
     options = {"device": torch.device("cpu")} | options
     return choose_backend(asked, **options)
 
@@ -195,7 +200,10 @@ def test_auto_takes_the_fastest_that_is_there(
 
 def test_heads_that_fast_kernels_cannot_take_are_left_to_flex(monkeypatch):
     pretend_gpu(monkeypatch, installed=True, capability=(9, 0))
-    assert choice("auto", device=torch.device("cuda", 0), head_size=100) == "flex"
+    cuda = torch.device("cuda", 0)
+    assert choice("auto", device=cuda, head_size=100) == "flex"
+    assert choice("auto", device=cuda, compute=torch.float32) == "flex"
+    assert choice("auto", device=cuda, compute=torch.float32, documents=False) == "flex"
 
 
 def test_a_gpu_is_never_left_to_the_loop_over_contexts_unasked(monkeypatch):
@@ -220,9 +228,14 @@ def pretend_gpu(monkeypatch, installed: bool, capability: tuple[int, int]) -> No
             "fa4",
             True,
             256,
-            r"flash-attn-4 \(extra `\[fa4\]`\), a Hopper or newer GPU and heads of .*",
+            r"flash-attn-4 \(extra `\[fa4\]`\), a Hopper .* and heads of a multiple of 8",
         ),
-        ("cudnn", True, 256, "a CUDA device, `documents: false` and heads of a multiple of 8"),
+        (
+            "cudnn",
+            True,
+            256,
+            "a CUDA device, `documents: false`, `compute: bfloat16` and heads of a multiple of 8",
+        ),
         ("flex", True, 200, "a CUDA device and sequences of a multiple of 128"),
     ],
 )

@@ -60,7 +60,8 @@ def test_angles_are_the_paper_s_and_those_of_the_exported_checkpoint(tmp_path, c
     rope, expected, scaling = CASES[case]
     extended(rope).save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
-    assert loaded.max_position_embeddings == SEQ_LEN
+    reach = (rope.factor or 0) * 2048 if rope.type == "yarn" else 0
+    assert loaded.max_position_embeddings == max(SEQ_LEN, reach)
     theirs = LlamaRotaryEmbedding(loaded)
     ours = Fp32Rotary(LlamaRotaryEmbedding(extended(rope)))
     assert ours.inv_freq.tolist() == pytest.approx(expected, rel=1e-5)

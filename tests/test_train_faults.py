@@ -41,13 +41,11 @@ FAULTS = {
     "batch and microbatch": ("micro_batch=3", "`global_batch` (4) must be a multiple of"),
     "cudnn on a CPU": (
         "attention=cudnn",
-        "attention: `cudnn` needs a CUDA device, `documents: false` and heads of a multiple of 8; ",
+        "attention: `cudnn` needs a CUDA device, `documents: false`, `compute: bfloat16`",
     ),
     "fa4 on a CPU": (
         "attention=fa4",
-        "attention: `fa4` needs flash-attn-4 (extra `[fa4]`), a Hopper or newer GPU and heads of a "
-        "multiple of 8; "
-        "`auto` takes what works",
+        "attention: `fa4` needs flash-attn-4 (extra `[fa4]`), a Hopper or data-center ",
     ),
     "flex on a CPU": (
         "attention=flex",

@@ -199,7 +199,7 @@ def test_other_places_are_refused(location, message, tmp_path):
 
 
 def test_a_url_needs_a_cache(remote):
-    with pytest.raises(UserError, match="name a local folder as `cache`"):
+    with pytest.raises(UserError, match="name a local folder by --cache"):
         open_dataset(URL, cache=None)
 
 

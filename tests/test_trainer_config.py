@@ -259,5 +259,5 @@ def test_the_recipes_are_those_of_the_papers(name, rope, tokens_per_step, steps,
     assert recipe.global_batch * 32_768 == tokens_per_step
     assert total_steps(recipe, 10**6, 32_768) == steps
     assert learning_rate(recipe, recipe.warmup_steps, steps) == rate
-    assert (recipe.documents, recipe.positions) == (True, "continue")
+    assert (recipe.documents, recipe.positions) == (False, "continue")
     assert recipe.betas == (0.9, 0.95)

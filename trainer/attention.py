@@ -5,7 +5,7 @@ kernel reads it is chosen once, from what is asked for, installed and fastest on
 
 | name | device | contexts | |
 |---|---|---|---|
-| `fa4` | CUDA, capability 9 or newer | any | flash-attn-4, extra `[fa4]` |
+| `fa4` | CUDA, capability 9 to 11 | any | flash-attn-4, extra `[fa4]` |
 | `cudnn` | CUDA | whole rows only | PyTorch alone |
 | `flex` | CUDA | any | PyTorch alone, Triton |
 | `sdpa` | any | any | a loop over contexts, not compiled; for the CPU |
@@ -31,8 +31,9 @@ BLOCK = 128
 """Side of the tiles that FlexAttention skips or computes whole."""
 
 _NEEDS = {
-    "fa4": "flash-attn-4 (extra `[fa4]`), a Hopper or newer GPU and heads of a multiple of 8",
-    "cudnn": "a CUDA device, `documents: false` and heads of a multiple of 8",
+    "fa4": "flash-attn-4 (extra `[fa4]`), a Hopper or data-center Blackwell GPU, "
+    "`compute: bfloat16` and heads of a multiple of 8",
+    "cudnn": "a CUDA device, `documents: false`, `compute: bfloat16` and heads of a multiple of 8",
     "flex": f"a CUDA device and sequences of a multiple of {BLOCK}",
 }
 
@@ -44,6 +45,7 @@ def choose_backend(
     documents: bool,
     seq_len: int,
     head_size: int,
+    compute: torch.dtype,
 ) -> Backend:
     """The kernel to use.
 
@@ -53,14 +55,15 @@ def choose_backend(
         documents: whether a sequence has several contexts.
         seq_len: T.
         head_size: D.
+        compute: type of q, k and v.
 
     Raises:
         UserError: the one that is asked for cannot do it here, or none can.
     """
     cuda = device.type == "cuda"
     fa4 = cuda and find_spec("flash_attn") is not None and find_spec("flash_attn.cute") is not None
-    hopper = cuda and torch.cuda.get_device_capability(device) >= (9, 0)
-    tiles, eights = seq_len % BLOCK == 0, head_size % 8 == 0
+    hopper = cuda and (9, 0) <= torch.cuda.get_device_capability(device) < (12, 0)
+    tiles, eights = seq_len % BLOCK == 0, head_size % 8 == 0 and compute.itemsize == 2
     works: dict[Backend, bool] = {
         "fa4": fa4 and hopper and eights,
         "cudnn": cuda and eights and not documents,

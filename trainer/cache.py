@@ -45,14 +45,24 @@ def open_dataset(location: str, *, cache: Path | None) -> ShardedDataset:
     location = location.removeprefix("file://")
     try:
         if "://" not in location:
-            return ShardedDataset(location)
+            return _checked(ShardedDataset(location))
         if cache is None:
-            raise UserError(f"{location}: name a local folder as `cache` to read a URL")
+            raise UserError(f"{location}: name a local folder by --cache to read a URL")
         return RemoteDataset(location.rstrip("/"), cache)
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{location}: not as docs/formats.md has it: {error!r}") from error
+
+
+def _checked(dataset: ShardedDataset) -> ShardedDataset:
+    """A local data set: manifest and sizes as built; hashes are checked when rows are read."""
+    content = (dataset.folder / MANIFEST).read_bytes()
+    if dataset.manifest["checksum"] != manifest_checksum(content):
+        raise UserError(f"{dataset.folder / MANIFEST}: changed since the build: copy it again")
+    for shard in range(len(dataset.manifest["shards"])):
+        dataset.tokens(shard)
+    return dataset
 
 
 class RemoteDataset(ShardedDataset):

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -73,11 +74,10 @@ class Checkpoints:
             raise ValueError("no step was done: there is nothing to save")
         record = {"step": step, "ranks": self._ranks, "progress": progress}
         partial = self._root / f"{_name(step)}{_PARTIAL}"
-        if self._rank == 0:
-            partial.mkdir()
-        self._of_all(None)
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-        torch.save((torch.get_rng_state(), cuda), _rng_file(partial, self._rank))
+        state, file = (torch.get_rng_state(), cuda), _rng_file(partial, self._rank)
+        self._together(partial.mkdir if self._rank == 0 else lambda: None)
+        self._together(lambda: torch.save(state, file))
         of_model, of_optimizer = get_state_dict(model, optimizer)
         written = async_save(
             {"model": of_model, "optimizer": of_optimizer},
@@ -158,6 +158,16 @@ class Checkpoints:
         for path in [p for p in _by_age(self._run) if p.name <= complete.name][self._keep :]:
             _remove(path)
 
+    def _together(self, work: Callable[[], Any]) -> None:
+        """Do something on every rank; what fails on one is an error on all."""
+        reason = ""
+        try:
+            work()
+        except (OSError, RuntimeError) as error:
+            reason = _reason(error)
+        if reason := next(filter(None, self._of_all(reason)), ""):
+            raise UserError(f"{self._root}: a checkpoint cannot be written: {reason}")
+
     def _of_all(self, value: Any) -> list[Any]:
         """What each rank gives; waits for all of them."""
         values = [value] * self._ranks
@@ -191,8 +201,15 @@ def checkpoint_of(run: Path, step: int | None = None) -> Path:
 
 
 def saved_shapes(path: Path) -> dict[str, torch.Size]:
-    """The shape of each of the model's tensors in a checkpoint, by name."""
-    saved = FileSystemReader(path).read_metadata().state_dict_metadata
+    """The shape of each of the model's tensors in a checkpoint, by name.
+
+    Raises:
+        UserError: the checkpoint cannot be read.
+    """
+    try:
+        saved = FileSystemReader(path).read_metadata().state_dict_metadata
+    except Exception as error:  # whatever unpickling damaged bytes gives
+        raise UserError(f"{path}: {_unreadable(error)}") from error
     return {
         key.removeprefix("model."): value.size
         for key, value in saved.items()
@@ -211,10 +228,14 @@ def read_into(path: Path, states: dict[str, Any], *, group: Any = None) -> None:
             load(states, storage_reader=FileSystemReader(path), process_group=group,
                  no_dist=group is None)  # fmt: skip
     except CheckpointException as error:
-        raise UserError(
-            f"{path}: the checkpoint cannot be read: {_reason(error)}; delete its folder to go on "
-            "from the one before"
-        ) from error
+        raise UserError(f"{path}: {_unreadable(error)}") from error
+
+
+def _unreadable(error: BaseException) -> str:
+    return (
+        f"the checkpoint cannot be read: {_reason(error)}; delete its folder to go on from the one "
+        "before"
+    )
 
 
 def _name(step: int) -> str:

@@ -64,7 +64,8 @@ class TrainConfig(Frozen):
     """Whether no token sees another document; `false` is causal attention over the sequence."""
 
     positions: Literal["restart", "continue"] = "restart"
-    """Whether positions begin at 0 in every document, or run through the sequence."""
+    """Whether positions begin at 0 in every document, or run through the sequence; with `documents:
+    true` the same but for rounding."""
 
     attention: Literal["auto", "fa4", "cudnn", "flex", "sdpa"] = "auto"
     """The attention kernel; `auto` takes the fastest that is installed and runs on the device."""

@@ -117,6 +117,8 @@ def check(args: argparse.Namespace) -> int:
         raise UserError("either --data or --text says which documents to score")
     if args.command == "positions":
         args.length = args.length or 32_768
+        if args.length < 2:
+            raise UserError(f"--length {args.length}: at least 2 tokens, or nothing is predicted")
         args.buckets = args.buckets or [1 << i for i in range((args.length - 1).bit_length())]
         if args.buckets[-1] >= args.length:
             raise UserError(f"--buckets {args.buckets[-1]}: begins beyond --length {args.length}")

@@ -77,7 +77,10 @@ def _subject(args: argparse.Namespace, reach: int) -> tuple[Subject, dict[str, A
     """The loaded model and documents, and what identifies the documents."""
     place = getattr(args, "data", None)
     dataset = open_dataset(place, cache=None) if place else None
-    tokenizer = texts.load_tokenizer(args.tokenizer or place or args.model.partition("::")[0])
+    if dataset and (faults := list(dataset.verify())):
+        raise FaultsError(f"{place}: damaged; copy it again", faults)
+    folder = str(dataset.folder) if dataset else None
+    tokenizer = texts.load_tokenizer(args.tokenizer or folder or args.model.partition("::")[0])
     bos, documents, data = texts.usual_bos(tokenizer), list[texts.Ids](), dict[str, Any]()
     if args.command != "passkey":
         found = texts.text_documents(args.text, lambda text: tokenizer.encode([text])[0])

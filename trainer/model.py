@@ -31,6 +31,9 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2,
              "num_attention_heads": 4, "num_key_value_heads": 2},
 }  # fmt: skip
+_SPARE_IDS = 1024
+"""By how much models round their vocabulary up at most."""
+
 SHAPE = "shape:"
 """What a model's name begins with that is a shape with random weights."""
 
@@ -84,6 +87,11 @@ def model_config(name: str, *, vocabulary: int, rope: Rope, seq_len: int) -> Pre
             f"{name}: {config.vocab_size:,} token ids, the tokenizer has {vocabulary:,}: it is "
             "another model's; build the data set with this one's"
         )
+    if config.vocab_size - vocabulary > _SPARE_IDS:
+        raise UserError(
+            f"{name}: {config.vocab_size:,} token ids, the tokenizer has only {vocabulary:,}: it "
+            "is another model's; build the data set with this one's"
+        )
     apply_rope(config, rope, seq_len=seq_len)
     return config
 
@@ -136,6 +144,8 @@ def checkpoint_weights(name: str) -> dict[str, Tensor]:
         raise UserError(f"{name}: cannot load the weights: {_first_line(error)}") from error
     if lacking := sorted(found["missing_keys"]):
         raise UserError(f"{name}: {len(lacking)} weights are missing, {lacking[0]} first")
+    if unknown := sorted(found["unexpected_keys"]):
+        raise UserError(f"{name}: {len(unknown)} weights have no place, {unknown[0]} first")
     return model.state_dict()
 
 

@@ -78,7 +78,10 @@ def filler_that_fits(encode: Encode, key: str, *, length: int, depth: float) -> 
     fitting = bisect_right(range(length // 3), length, key=n_ids)
     if not fitting:
         least = f"the prompt without filler has {n_ids(0):,}"
-        raise UserError(f"passkey: {length:,} tokens are too few, {least}; ask for longer prompts")
+        raise UserError(
+            f"passkey: {length:,} tokens are too few, {least}; name longer --lengths, "
+            "or a --max-length of 32 times that at least"
+        )
     return split(fitting - 1)
 
 

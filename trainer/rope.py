@@ -40,6 +40,8 @@ class Rope(Frozen):
             raise ValueError(f"`factor` has no meaning with `type: {self.type}`")
         if self.type == "keep" and self.base is not None:
             raise ValueError("`base` has no meaning with `type: keep`; did you mean `type: base`?")
+        if self.type in ("keep", "base") and self.original_length is not None:
+            raise ValueError(f"`original_length` has no meaning with `type: {self.type}`")
         return self
 
 
@@ -75,6 +77,7 @@ def apply_rope(config: PreTrainedConfig, rope: Rope, *, seq_len: int) -> None:
             "nothing to scale; use `type: keep`, or name `factor` or `original_length`"
         )
     theta = float(rope.base or before["rope_theta"])
+    config.max_position_embeddings = max(seq_len, round(factor * trained))
     config.rope_parameters = {"rope_type": rope.type, "factor": factor, "rope_theta": theta}
     if rope.type == "yarn":
         config.rope_parameters["original_max_position_embeddings"] = trained

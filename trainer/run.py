@@ -27,11 +27,11 @@ def claim_run(
     model: str,
     model_config: PreTrainedConfig,
     steps: int,
-) -> None:
+) -> bool:
     """Begin a run in an empty folder, or check that it is the one that goes on there.
 
     Writes `run.json`, the model's `config.json`, and the data set's tokenizer file; anew where no
-    checkpoint was written yet.
+    checkpoint was written yet. Gives whether one was.
 
     Raises:
         UserError: the folder holds something else.
@@ -43,9 +43,14 @@ def claim_run(
         "model": model,
         "steps": steps,
     }
-    begun = (folder / "checkpoints" / "latest").exists()
+    begun = any((folder / "checkpoints").glob("step-" + "[0-9]" * 8))
     if begun:
-        before: dict[str, Any] = json.loads((folder / RUN).read_bytes())
+        if not (folder / RUN).exists():
+            raise UserError(f"{folder}: has checkpoints but no {RUN}; give a new --output")
+        try:
+            before: dict[str, Any] = json.loads((folder / RUN).read_bytes())
+        except ValueError as error:
+            raise UserError(f"{folder / RUN}: damaged; give a new --output") from error
         if faults := _differences(before, record):
             raise FaultsError(f"{folder}: holds another run; give a new --output", faults)
     elif folder.exists() and any(folder.iterdir()) and not (folder / RUN).exists():
@@ -62,6 +67,7 @@ def claim_run(
         if source.exists():
             shutil.copyfile(source, folder / name)
     dist.barrier()
+    return begun
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

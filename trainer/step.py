@@ -56,7 +56,7 @@ def take_step(run: Training, batches: Sequence[Microbatch], *, begin: float, wai
         UserError: a number is not finite, and `non_finite` is `stop`.
     """
     counts = (sum(b.n_loss for b in batches), sum(b.visible_pairs for b in batches))
-    sums = torch.tensor(counts, device=run.device)
+    sums = _to(run.device, torch.tensor(counts))
     dist.all_reduce(sums)
     losses = torch.stack([_forward_backward(run, b, sums[0].clamp(min=1)) for b in batches])
     shared = torch.stack([losses.sum(), losses.new_full((), run.asked)])
@@ -130,8 +130,9 @@ def _report(
     )
     if run.config.non_finite == "stop":
         raise UserError(
-            f"{message}\nnothing of this step was kept; go on from the last checkpoint with "
-            "`--set non_finite=skip`, which leaves such steps out, or begin anew with a lower rate"
+            f"{message}\nnothing of this step was kept; go on from the last checkpoint, if there "
+            "is one, with `--set non_finite=skip`, which leaves such steps out, or begin anew with "
+            "a lower rate"
         )
     if dist.get_rank() == 0:
         print(f"warning: {message}\n  the step was left out", file=sys.stderr, flush=True)

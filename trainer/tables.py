@@ -1,6 +1,7 @@
 """Results of an evaluation as JSON, Markdown and a plot."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +44,19 @@ def write_results(
 ) -> None:
     """Write results.json, results.md (without `details`), results.svg; such files are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    finite = [[_or_none(v) for v in row] for row in table.rows]
+    rows = [dict(zip(table.columns, row, strict=True)) for row in finite]
     whole = {"title": table.title, "table": rows, **record, **details}
     text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "results.json").write_text(text + "\n", "utf-8")
     described = [f"- {k}: `{json.dumps(v, ensure_ascii=False)}`" for k, v in record.items()]
     (folder / "results.md").write_text("\n".join([table.markdown(), "", *described, ""]), "utf-8")
     _plot(folder / "results.svg", table)
+
+
+def _or_none(value: Any) -> Any:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plot(path: Path, table: Table) -> None:

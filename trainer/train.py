@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from trainer.cache import open_dataset
 from trainer.checkpoint import Checkpoints
 from trainer.config import TrainConfig, load_config, microbatches, total_steps
 from trainer.export import export_model, gathered_weights
-from trainer.loader import Loader, check_state
+from trainer.loader import Loader, Microbatch, check_state
 from trainer.metrics import Cost, Log, peak_flops
 from trainer.model import SHAPE, build_model, checkpoint_weights, head_size, model_config
 from trainer.parallel import allocate, draw_weights, load_weights, prepare_model, process_group
@@ -42,6 +42,11 @@ from trainer.step import Training, take_step
 
 FINISHED, FAULT, STOPPED = 0, 2, 143
 """Exit status: after the last step; on a user's error; when asked to stop."""
+
+
+class ToldError(Exception):
+    """An error that the rank that met it has told; all ranks end together."""
+
 
 _LESS_MEMORY = (
     "less memory: `--set activation_checkpointing=attention` or `full`, a smaller `micro_batch` or "
@@ -62,14 +67,16 @@ def train(options: argparse.Namespace, device: torch.device) -> int:
     microbatches(config, dist.get_world_size())
     vocabulary = dataset.manifest["tokenizer"]["vocab_size"]
     built = model_config(options.model, vocabulary=vocabulary, rope=config.rope, seq_len=seq_len)
+    compute = getattr(torch, config.compute)
     backend = choose_backend(
         config.attention,
         device=device,
         documents=config.documents,
         seq_len=seq_len,
         head_size=head_size(built),
+        compute=compute,
     )
-    claim_run(
+    begun = claim_run(
         output, config=config, dataset=dataset, model=options.model, model_config=built, steps=steps
     )
 
@@ -79,11 +86,16 @@ def train(options: argparse.Namespace, device: torch.device) -> int:
         model,
         checkpointing=config.activation_checkpointing,
         compiled=config.compile and backend != "sdpa",
-        compute=getattr(torch, config.compute),
+        compute=compute,
         backend=backend,
     )
     checkpoints = Checkpoints(output, keep=config.checkpoints.keep)
     newest = checkpoints.find()
+    if begun and not newest:
+        raise UserError(
+            f"{output}: none of the checkpoints is complete; delete {output / 'checkpoints'} to "
+            "begin anew, or restore one"
+        )
     _give_weights(model, options.model, seed=config.seed, device=device, restored=bool(newest))
     optimizer = _optimizer(model, config)
     progress: dict[str, Any] = {}
@@ -170,7 +182,12 @@ def _take_steps(run: Training, checkpoints: Checkpoints, output: Path) -> None:
     stopped = False
     while run.done < run.steps and not stopped:
         begin, waited = time.perf_counter(), run.loader.wait_seconds
-        batch = next(batches)
+        batch, fault = _next(batches)
+        if _on_any_rank(fault is not None):
+            checkpoints.finish()
+            if fault:
+                print(f"error: rank {dist.get_rank()}: {fault}", file=sys.stderr, flush=True)
+            raise ToldError
         try:
             step = take_step(run, batch, begin=begin, waited=waited)
         except UserError:  # on all ranks, which then end what they are writing together
@@ -182,13 +199,36 @@ def _take_steps(run: Training, checkpoints: Checkpoints, output: Path) -> None:
             log.write(step)
         if last or run.done % run.config.checkpoints.every == 0:
             progress = {"loader": run.loader.state, "skipped": run.skipped}
-            checkpoints.save(run.done, model=run.model, optimizer=run.optimizer, progress=progress)
+            if run.optimizer.state:  # else every step so far was skipped
+                checkpoints.save(
+                    run.done, model=run.model, optimizer=run.optimizer, progress=progress
+                )
+            gc.collect()  # here all ranks meet anyway
     run.loader.close()
     checkpoints.finish()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
     if log:
         log.close()
         if run.done < run.steps:
             print(f"stopped after step {run.done:,}; the same command goes on from there")
+
+
+def _next(
+    batches: Iterator[list[Microbatch]],
+) -> tuple[list[Microbatch], UserError | OSError | None]:
+    """The next step's data, or why this rank has none."""
+    try:
+        return next(batches), None
+    except (UserError, OSError) as error:
+        return [], error
+
+
+def _on_any_rank(here: bool) -> bool:
+    """Whether it is so on any rank; on the CPU, so the device goes on."""
+    there = torch.tensor(int(here))
+    dist.all_reduce(there)
+    return bool(there)
 
 
 def _export(run: Training, config: Any, output: Path) -> None:
@@ -230,8 +270,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with process_group() as device:
         try:
             return train(options, device)
+        except ToldError:
+            return FAULT
         except (UserError, OSError) as error:
-            if dist.get_rank() == 0:
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # once on each host
                 print(f"error: {error}", file=sys.stderr)
             return FAULT
         except torch.OutOfMemoryError as error:
