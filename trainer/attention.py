@@ -112,11 +112,11 @@ def context_blocks(borders: Tensor, *, shape: tuple[int, int]) -> BlockMask:
         return (k >= starts[b, q]) & (k <= q)
 
     return BlockMask.from_kv_blocks(
-        *_tiles_first(part), *_tiles_first(whole), BLOCK_SIZE=BLOCK, mask_mod=visible
+        *tiles_first(part), *tiles_first(whole), BLOCK_SIZE=BLOCK, mask_mod=visible
     )
 
 
-def _tiles_first(chosen: Tensor) -> tuple[Tensor, Tensor]:
+def tiles_first(chosen: Tensor) -> tuple[Tensor, Tensor]:
     """How many tiles each row of tiles has, and their numbers first; [B, 1, Q] and [B, 1, Q, K]."""
     order = chosen.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
     return chosen.sum(-1, dtype=torch.int32)[:, None], order.to(torch.int32)[:, None]
@@ -136,12 +136,12 @@ def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return out.transpose(1, 2)
 
 
-_compiled_flex = torch.compile(flex_attention, dynamic=False)
+compiled_flex = torch.compile(flex_attention, dynamic=False)
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, scale: float, *, blocks: BlockMask) -> Tensor:
     grouped = q.shape[1] != k.shape[1]
-    out = _compiled_flex(q, k, v, block_mask=blocks, scale=scale, enable_gqa=grouped)
+    out = compiled_flex(q, k, v, block_mask=blocks, scale=scale, enable_gqa=grouped)
     return out.transpose(1, 2)
 
 
