@@ -18,7 +18,7 @@ def versions() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "device": torch.cuda.get_device_name(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {**found, "cuda": torch.version.cuda},
     }

@@ -41,6 +41,7 @@ from trainer import evaluate, export, train
 from trainer.config import CheckpointOptions, LoaderOptions, TrainConfig, load_config
 from trainer.metrics import Step
 from trainer.rope import Rope
+from trainer.schedule import Memory
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -51,6 +52,10 @@ def type_name(annotation: Any) -> str:
     names = {int: "integer", float: "number", str: "text", bool: "true or false"}
     if str(annotation).startswith("tuple[") and "float" in str(annotation):
         return "two numbers"
+    if "tuple[" in str(annotation) and "..." in str(annotation) and "int" in str(annotation):
+        return "list of integers"
+    if "dict[typing.Annotated[int" in str(annotation):
+        return "mapping of integers to integers"
     for option in (annotation, *get_args(annotation)):
         plain = getattr(option, "__origin__", option)  # of Annotated, what is annotated
         if plain in names and (plain is not str or option is annotation):
@@ -112,7 +117,7 @@ def test_the_key_tables_are_those_of_the_program() -> None:
 def test_the_keys_of_training_are_those_of_the_program() -> None:
     text = (ROOT / "docs" / "training.md").read_text()
     documented = text.partition("<!-- keys -->")[2].partition("<!-- end of keys -->")[0].strip()
-    written = tables((TrainConfig, Rope, CheckpointOptions, LoaderOptions))
+    written = tables((TrainConfig, Rope, Memory, CheckpointOptions, LoaderOptions))
     assert documented == written, "put the output of tables(…) into docs/training.md"
 
 

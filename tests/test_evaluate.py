@@ -167,6 +167,17 @@ def test_settings_for_sampling_in_the_checkpoint_do_not_bend_answers(folder):
     assert str(ids[-6:]) == plain
 
 
+def test_an_answer_ends_with_what_was_waited_for_or_before_eos(folder):
+    model = LlamaForCausalLM.from_pretrained(folder)
+    model.generation_config = GenerationConfig()
+    ids = [1, *range(5, 45)]
+    whole = json.loads(model_answer(model, str)(ids, 6))
+    assert json.loads(model_answer(model, str, stop=f"{whole[2]}")(ids, 6)) == whole[:3]
+    for ends in (whole[2], [639, whole[2]]):
+        model.generation_config = GenerationConfig(eos_token_id=ends)
+        assert json.loads(model_answer(model, str)(ids, 6)) == whole[:2]
+
+
 def test_a_tokenizer_json_gives_plain_ids_and_its_bos(tmp_path):
     trained = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=False))
     trained.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -200,6 +211,7 @@ def test_a_sentencepiece_model_gives_the_ids_of_its_library(tokenizer_model):
     assert (usual_bos(loaded), loaded.vocab_size) == (1, 600)
 
 
+KINDS = ("perplexity", "positions", "passkey", "memory", "classify")
 SHORT = ("perplexity", "--text", "b.txt")
 
 
@@ -256,7 +268,7 @@ def test_numbers_that_are_none_are_refused_with_status_2(evaluate, option, capsy
     assert "is no whole number" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [(), ("perplexity",), ("positions",), ("passkey",)])
+@pytest.mark.parametrize("command", [(), *((name,) for name in KINDS)])
 def test_every_command_explains_itself(evaluate, command, capsys):
     with pytest.raises(SystemExit) as stopped:
         evaluate(*command, "--help")

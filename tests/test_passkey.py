@@ -81,6 +81,32 @@ def test_a_real_tokenizer_fills_the_length_too(tokenizer_model):
     assert 2_000 - 25 <= len(ids) <= 2_000
 
 
+def uneven(text: str) -> list[int]:
+    """A tokenizer that no short prompt foretells: line ends count more the longer the text is."""
+    return words(text) + [0] * (text.count("\n") * len(text) // 500)
+
+
+@settings(deadline=None)
+@given(st.sampled_from([words, list, uneven]), st.integers(100, 3_000), st.floats(0, 1))
+def test_the_filler_is_the_most_that_fits_whatever_the_tokenizer(encode, length, depth):
+    if len(encode(prompt("12345", before=0, after=0))) > length:
+        return
+    before, after = filler_that_fits(encode, "12345", length=length, depth=depth)
+    n = before + after
+    split = [(round(depth * k), k - round(depth * k)) for k in (n, n + 1)]
+    sizes = [len(encode(prompt("12345", before=b, after=a))) for b, a in split]
+    assert split[0] == (before, after)
+    assert sizes[0] <= length < sizes[1]
+
+
+def test_a_long_prompt_is_not_encoded_again_and_again():
+    encoded = []
+    filler_that_fits(
+        lambda text: encoded.append(len(text)) or words(text), "12345", length=50_000, depth=0.3
+    )
+    assert sum(encoded) < 3 * max(encoded)
+
+
 def test_a_length_below_the_prompt_itself_is_refused():
     least = len(words(prompt("12345", before=0, after=0)))
     assert filler_that_fits(words, "12345", length=least, depth=0.5) == (0, 0)

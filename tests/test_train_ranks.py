@@ -27,6 +27,8 @@ from pipelines.shards import ShardedDataset
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = ("checkpoints.every=1", "activation_checkpointing=full", "documents=true")
+MEMORY = ("checkpoints.every=1", "documents=false", "positions=continue", "memory.layers=[1]",
+          "memory.local_context=64", "memory.packing=4", "memory.range=5")  # fmt: skip
 
 COMMANDS = """
 import json, os, sys
@@ -66,7 +68,9 @@ def dataset(tmp_path_factory, tokenizer_model) -> ShardedDataset:
 
 @pytest.fixture(scope="module")
 def runs(dataset, tmp_path_factory) -> Path:
-    """`drawn` from a shape, `given` from a checkpoint with tied weights; on ranks `-1` and `-2`.
+    """`drawn` from a shape, `given` from a checkpoint with tied weights, `memory` with memory.
+
+    They end with `-1` and `-2` for the number of ranks.
 
     `said` is what two ranks said, after a command with a fault.
     """
@@ -74,20 +78,22 @@ def runs(dataset, tmp_path_factory) -> Path:
     model = str(small_checkpoint(folder / "model", tied=True))
     assert train(dataset, folder / "drawn-1", *SETS) == 0
     assert train(dataset, folder / "given-1", *SETS, model=model) == 0
+    assert train(dataset, folder / "memory-1", *MEMORY, model=model) == 0
     drawn = arguments(dataset, folder / "drawn-2", *SETS)
     given = arguments(dataset, folder / "given-2", *SETS, model=model)
+    memory = arguments(dataset, folder / "memory-2", *MEMORY, model=model)
     fault = arguments(dataset, folder / "fault", "micro_batch=4")
-    done = on_two_ranks(folder, fault, drawn, given)
+    done = on_two_ranks(folder, fault, drawn, given, memory)
     (folder / "said").write_text(done.stdout + done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("2 x CPU") == done.stdout.count("finished: ") == 2
+    assert done.stdout.count("2 x CPU") == done.stdout.count("finished: ") == 3
     assert [line for line in done.stdout.splitlines() if line.startswith("status")] == [
-        "status 2", "status 0", "status 0"
+        "status 2", "status 0", "status 0", "status 0"
     ]  # fmt: skip
     return folder
 
 
-@pytest.mark.parametrize("which", ["drawn", "given"])
+@pytest.mark.parametrize("which", ["drawn", "given", "memory"])
 def test_two_ranks_have_the_losses_of_one(runs, which):
     one, two = log(runs / f"{which}-1"), log(runs / f"{which}-2")
     assert [line["step"] for line in two] == [1, 2, 3, 4, 5, 6]
@@ -99,7 +105,7 @@ def test_two_ranks_have_the_losses_of_one(runs, which):
         assert found[0] == pytest.approx(expected[0], rel=1e-6)
 
 
-@pytest.mark.parametrize("which", ["drawn", "given"])
+@pytest.mark.parametrize("which", ["drawn", "given", "memory"])
 def test_two_ranks_begin_with_the_weights_of_one(runs, which):
     """The first step of the warm-up has a learning rate of 0 and moves nothing."""
     assert log(runs / f"{which}-1")[0]["learning_rate"] == 0.0
@@ -109,14 +115,14 @@ def test_two_ranks_begin_with_the_weights_of_one(runs, which):
                            one["model.norm.weight"])  # fmt: skip
 
 
-@pytest.mark.parametrize("which", ["drawn", "given"])
+@pytest.mark.parametrize("which", ["drawn", "given", "memory"])
 def test_one_rank_goes_on_from_a_checkpoint_of_two(dataset, runs, tmp_path, which):
     output = Path(shutil.copytree(runs / f"{which}-2", tmp_path / "run"))
     shutil.rmtree(output / "model")
     for step in (4, 5, 6):
         shutil.rmtree(output / "checkpoints" / f"step-{step:08}")
-    model = {"model": str(runs / "model")} if which == "given" else {}
-    assert train(dataset, output, *SETS, **model) == 0
+    model = {} if which == "drawn" else {"model": str(runs / "model")}
+    assert train(dataset, output, *(MEMORY if which == "memory" else SETS), **model) == 0
     lines = log(output)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 4, 5, 6]
     for key in ("loss", "gradient_norm"):

@@ -128,7 +128,8 @@ def test_a_sliding_window_is_refused_where_it_is_used(tmp_path):
 def test_another_family_is_refused_with_those_that_are_known(tmp_path):
     name = folder_of(GPT2Config(), tmp_path)
     assert refused(name) == (
-        f"{name}: a model of type `gpt2`; the trainer knows llama, mistral, qwen2, qwen3"
+        f"{name}: a model of type `gpt2`; the trainer knows llama, mistral, qwen2, qwen3 "
+        "and longllama"
     )
 
 

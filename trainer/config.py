@@ -11,6 +11,7 @@ from pipelines.errors import UserError
 from pipelines.options import Frozen, Real, Share, Weight, Whole
 from pipelines.yaml_model import parse_model
 from trainer.rope import Rope
+from trainer.schedule import Memory
 
 Count = Annotated[Whole, Field(ge=1)]
 Natural = Annotated[Whole, Field(ge=0)]
@@ -72,6 +73,9 @@ class TrainConfig(Frozen):
 
     rope: Rope = Rope()
     """How positions beyond the trained ones are told apart."""
+
+    memory: Memory | None = None
+    """Memory layers and crossbatch training (Focused Transformer); none by default."""
 
     compute: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of the computation; weights, gradients' sums and Adam's states are float32 always."""
@@ -139,6 +143,11 @@ class TrainConfig(Frozen):
             raise ValueError(
                 "`documents: false` needs `positions: continue`: a token that sees other documents "
                 "has to know how far away they are"
+            )
+        if self.memory and self.documents:
+            raise ValueError(
+                "`memory` needs `documents: false`: local contexts are whole, and what they see of "
+                "each other does not follow documents"
             )
         if self.global_batch % self.micro_batch:
             raise ValueError(

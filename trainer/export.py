@@ -4,6 +4,12 @@
 
 takes the newest complete checkpoint of a run, on the CPU, with no process group: weights as
 safetensors, `config.json` with the RoPE settings, and the tokenizer's files of the run.
+
+    python -m trainer.export --model syzymon/long_llama_3b_v1_1 --output FOLDER
+
+writes a published LongLLaMA, or any other checkpoint that can be trained, in the same way. What has
+memory layers is then a plain Llama to others, which read no more than its local context;
+`config.json` still names its memory, so here it is a model with memory again.
 """
 
 import argparse
@@ -11,6 +17,7 @@ import copy
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,10 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.utils.hub import cached_file
 from transformers.utils.logging import disable_progress_bar
 
 from pipelines.errors import UserError
 from trainer.checkpoint import checkpoint_of, read_into, saved_shapes
+from trainer.model import checkpoint_config, checkpoint_weights
 
 
 def gathered_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -39,7 +48,7 @@ def saved_weights(path: Path) -> dict[str, Tensor]:
 
 def export_model(
     weights: dict[str, Tensor], config: PreTrainedConfig, output: Path, *,
-    dtype: torch.dtype = torch.bfloat16, tokenizer: Path | None = None,
+    dtype: torch.dtype = torch.bfloat16, tokenizer: str | Path | None = None,
 ) -> None:  # fmt: skip
     """Write a folder for `from_pretrained`; it appears when it is complete.
 
@@ -48,7 +57,7 @@ def export_model(
         config: of the model, RoPE settings included.
         output: the folder; must not exist, or be empty.
         dtype: what the weights are rounded to.
-        tokenizer: folder whose `tokenizer.*` are copied, where it has any.
+        tokenizer: folder or hub name whose tokenizer's files are copied, where it has any.
 
     Raises:
         UserError: the weights are not those of the model.
@@ -68,25 +77,43 @@ def export_model(
     aside = output.with_name(f"{output.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside, max_shard_size="5GB")
-    for file in tokenizer.glob("tokenizer.*") if tokenizer else ():
+    for file in _tokenizer_files(str(tokenizer)) if tokenizer else ():
         shutil.copyfile(file, aside / file.name)
     aside.replace(output)
 
 
-def export_run(run: Path, output: Path, *, step: int | None, dtype: str) -> Path:
-    """Export a checkpoint of a run; gives the checkpoint's folder.
+def _tokenizer_files(place: str) -> list[Path]:
+    found = list[Path]()
+    for name in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json",
+                 "special_tokens_map.json"):  # fmt: skip
+        with suppress(OSError):  # it has no such file
+            found.append(Path(cast(str, cached_file(place, name))))
+    return found
+
+
+def export_run(run: Path, output: Path, *, step: int | None, dtype: torch.dtype) -> str:
+    """Export a checkpoint of a run; gives its name.
 
     Raises:
-        UserError: the run has no such checkpoint, or the output folder holds something.
+        UserError: the run has no such checkpoint.
     """
     if not (run / "config.json").exists():
         raise UserError(f"{run}: not the folder of a run (config.json is missing)")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output}: holds something already; give a new folder to --output")
     path = checkpoint_of(run, step)
     config = AutoConfig.from_pretrained(run)
-    export_model(saved_weights(path), config, output, dtype=getattr(torch, dtype), tokenizer=run)
-    return path
+    export_model(saved_weights(path), config, output, dtype=dtype, tokenizer=run)
+    return f"{path.name} of {run}"
+
+
+def export_checkpoint(name: str, output: Path, *, dtype: torch.dtype) -> str:
+    """Export what is on the hub or in a folder, as `checkpoint_config` names it; gives the name.
+
+    Raises:
+        UserError: there is no such model, or it cannot be trained.
+    """
+    config, weights = checkpoint_config(name), checkpoint_weights(name)
+    export_model(weights, config, output, dtype=dtype, tokenizer=name.partition("::")[0])
+    return name
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,9 +124,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("--run", type=Path, required=True, metavar="DIR", help="output folder of the training")
+    what = made.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", type=Path, metavar="DIR", help="output folder of the training")
+    what.add_argument("--model", metavar="NAME", help="checkpoint: a folder or a name on the hub")
     add("--output", type=Path, required=True, metavar="DIR", help="folder to write")
-    add("--step", type=int, metavar="N", help="step of the checkpoint (default: the newest)")
+    add("--step", type=int, metavar="N", help="of --run: step of the checkpoint (default: newest)")
     add("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="default: %(default)s")
     return made
 
@@ -109,15 +138,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     disable_progress_bar()
     try:
-        path = export_run(given.run, given.output, step=given.step, dtype=given.dtype)
+        name = _export(given)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    print(f"{path.name} of {given.run}: {given.output}")
+    print(f"{name}: {given.output}")
     return 0
+
+
+def _export(given: argparse.Namespace) -> str:
+    output, dtype = given.output, getattr(torch, given.dtype)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output}: holds something already; give a new folder to --output")
+    if given.run:
+        return export_run(given.run, output, step=given.step, dtype=dtype)
+    if given.step is not None:
+        raise UserError("--step: has a meaning with --run alone")
+    return export_checkpoint(given.model, output, dtype=dtype)
 
 
 if __name__ == "__main__":

@@ -258,18 +258,23 @@ class Loader:
         """The microbatches of the step that begins at a position."""
         indices = self._indices(position)
         rows = self._rows(indices)
-        costs = np.zeros(len(rows))  # without documents all cost the same
-        if self.documents:
-            squares = [shard.sum_len_sq[row] for shard, row in rows]
-            costs = np.array(squares, np.float64) + self.linear_cost * self.dataset.seq_len
-        unit = max(1, self._order.unit)
-        dealt = deal(costs, ranks=self.ranks, micro_batch=self.micro_batch, unit=unit)[self.rank]
+        dealt = self._dealt(rows)
         mine = [[rows[i] for i in batch] for batch in dealt.tolist()]
         ids = self._verified(indices[dealt.ravel()], [*chain(*mine)])
         # One piece of memory for all: the allocator keeps it, and no page is faulted in anew.
         memory = np.empty((len(dealt), 3, self.micro_batch, self.dataset.seq_len), np.int32)
         parts = zip(indices[dealt], mine, ids.reshape(*dealt.shape, -1), memory, strict=True)
         return [self._microbatch(*part) for part in parts]
+
+    def _dealt(self, rows: list[_Row]) -> Ints:
+        """[microbatches, B] which sequences of a step are this rank's."""
+        if not self.documents:  # all cost the same, and microbatches are those of one rank
+            places = np.arange(len(rows)).reshape(-1, self.ranks, self.micro_batch)
+            return places[:, self.rank]
+        squares = [shard.sum_len_sq[row] for shard, row in rows]
+        costs = np.array(squares, np.float64) + self.linear_cost * self.dataset.seq_len
+        unit = max(1, self._order.unit)
+        return deal(costs, ranks=self.ranks, micro_batch=self.micro_batch, unit=unit)[self.rank]
 
     def _indices(self, position: int) -> Ints:
         """[global_batch] sequences of a step, from pieces of the order: it costs less in bulk."""

@@ -34,22 +34,30 @@ class Cost:
     layers: int
     width: int
     """Heads times head size."""
+    memory_layers: int = 0
 
     @classmethod
-    def of(cls, model: nn.Module) -> "Cost":
+    def of(cls, model: nn.Module, *, memory_layers: int = 0) -> "Cost":
         """Counted on a model's modules."""
         config: Any = cast(Any, model).config
         counted = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
         width = config.num_attention_heads * head_size(config)
-        return cls(counted, config.num_hidden_layers, width)
+        return cls(counted, config.num_hidden_layers, width, memory_layers)
 
-    def visible(self, tokens: int, pairs: int) -> float:
-        """FLOPs by what is needed: `pairs` of query and key that see each other."""
-        return 6 * self.matmul_parameters * tokens + 12 * self.layers * self.width * pairs
+    def visible(self, tokens: int, pairs: int, looked_up: int = 0) -> float:
+        """FLOPs by what is needed.
 
-    def non_causal(self, tokens: int, seq_len: int) -> float:
+        Args:
+            tokens: trained on.
+            pairs: of a token and one that it sees, in every layer.
+            looked_up: such pairs in memory layers only.
+        """
+        seen = self.layers * pairs + self.memory_layers * looked_up
+        return 6 * self.matmul_parameters * tokens + 12 * self.width * seen
+
+    def non_causal(self, tokens: int, seq_len: int, looked_up: int = 0) -> float:
         """FLOPs as others count them: as if every token saw its whole sequence."""
-        return self.visible(tokens, tokens * seq_len)
+        return self.visible(tokens, tokens * seq_len, looked_up)
 
 
 @dataclass(frozen=True, slots=True)

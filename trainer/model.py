@@ -3,10 +3,12 @@
 Parameters keep their names, so weights come from and go to plain transformers without a mapping.
 """
 
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
@@ -33,6 +35,10 @@ _SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 _SPARE_IDS = 1024
 """By how much models round their vocabulary up at most."""
+
+_UNUSED = ("model_type", "architectures", "auto_map", "transformers_version",
+           "gradient_checkpoint_every_ith", "torch_attention")  # fmt: skip
+"""Of a LongLLaMA's config.json: what names its remote code, or has a meaning in it alone."""
 
 SHAPE = "shape:"
 """What a model's name begins with that is a shape with random weights."""
@@ -71,12 +77,7 @@ def model_config(name: str, *, vocabulary: int, rope: Rope, seq_len: int) -> Pre
     Raises:
         UserError: there is no such model, it is of another family, or has too few ids.
     """
-    config = _shape(name, vocabulary) if name.startswith(SHAPE) else _checkpoint(name)
-    if config.model_type not in FAMILIES:
-        raise UserError(
-            f"{name}: a model of type `{config.model_type}`; "
-            f"the trainer knows {', '.join(FAMILIES)}"
-        )
+    config = _shape(name, vocabulary) if name.startswith(SHAPE) else checkpoint_config(name)
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         raise UserError(
             f"{name}: attention in a sliding window of {config.sliding_window:,}: a long context "
@@ -105,16 +106,50 @@ def _shape(name: str, vocabulary: int) -> PreTrainedConfig:
     return LlamaConfig(vocab_size=rounded, max_position_embeddings=4096, **_SHAPES[shape])
 
 
-def _checkpoint(name: str) -> PreTrainedConfig:
+def checkpoint_config(name: str) -> PreTrainedConfig:
+    """The configuration of a checkpoint as it is; code that lies beside it is never run.
+
+    A published LongLLaMA (model type `longllama`) is a Llama whose memory is named by `mem_layers`,
+    `mem_positionals`, `mem_dtype`, `mem_attention_grouping` and `last_context_length`: they stay in
+    the configuration, with the local context as `mem_local_context`.
+
+    Args:
+        name: folder or hub name; `FOLDER::FILE.gguf` for a GGUF file.
+
+    Raises:
+        UserError: there is none, it cannot be, or it is of another family.
+    """
     folder, _, gguf = name.partition("::")
+    options = {"gguf_file": gguf} if gguf else {}
     try:
-        return AutoConfig.from_pretrained(folder, **({"gguf_file": gguf} if gguf else {}))
-    except (OSError, ValueError, ImportError) as error:
+        values = {} if gguf else PreTrainedConfig.get_config_dict(folder)[0]
+        if values.get("model_type") == "longllama":
+            config = _longllama(values)
+        else:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
+    except (OSError, ValueError, ImportError, StrictDataclassError) as error:
         raise UserError(f"{name}: cannot read a model there: {_first_line(error)}") from error
+    if config.model_type not in FAMILIES:
+        raise UserError(
+            f"{name}: a model of type `{config.model_type}`; "
+            f"the trainer knows {', '.join(FAMILIES)} and longllama"
+        )
+    return config
+
+
+def _longllama(values: dict[str, Any]) -> PreTrainedConfig:
+    kept = {key: value for key, value in values.items() if key not in _UNUSED}
+    if (kept.get("pad_token_id") or 0) < 0:  # as old configurations say that there is none
+        kept["pad_token_id"] = None
+    config = LlamaConfig.from_dict(kept)
+    # Said apart: RoPE for longer sequences raises the number of positions.
+    config.mem_local_context = config.max_position_embeddings
+    return config
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])
 
 
 def head_size(config: Any) -> int:
@@ -125,6 +160,8 @@ def head_size(config: Any) -> int:
 def checkpoint_weights(name: str) -> dict[str, Tensor]:
     """Every parameter of a checkpoint on the CPU, in the type that it was stored in.
 
+    Frequencies of RoPE that old checkpoints store beside them are left out.
+
     Args:
         name: folder or hub name; `FOLDER::FILE.gguf` for a GGUF file, which is dequantized.
 
@@ -132,14 +169,19 @@ def checkpoint_weights(name: str) -> dict[str, Tensor]:
         UserError: it cannot be read.
     """
     folder, _, gguf = name.partition("::")
-    options: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
+    options: dict[str, Any] = {"gguf_file": gguf} if gguf else {"config": checkpoint_config(name)}
     if gguf and hasattr(transformers, "GgufConfig"):  # newer versions may leave weights in blocks
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", output_loading_info=True, **options
+            folder, dtype="auto", output_loading_info=True, trust_remote_code=False, **options
         )
         model, found = loaded
+    except (UnpicklingError, EOFError) as error:
+        raise UserError(
+            f"{name}: cannot load the weights: a .bin file holds none: it is damaged, or stands "
+            "for a file that Git LFS has not fetched yet (`git lfs pull`)"
+        ) from error
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{name}: cannot load the weights: {_first_line(error)}") from error
     if lacking := sorted(found["missing_keys"]):

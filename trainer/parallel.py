@@ -95,11 +95,13 @@ def _kept_outputs(projections: bool, backend: Backend) -> Any:
     Attention costs T² * D for T * D numbers; after it, a projection saves as many FLOPs for its
     memory as any other product, and the MLP's are larger.
     """
-    attention = _attention_operator(backend)
+    attention = {_attention_operator(backend)}
+    if backend != "sdpa":
+        attention.add(_attention_operator("flex"))  # of memory layers
     products = Counter[bool]()  # of the forward pass, and of the recomputed one
 
     def policy(ctx: Any, operator: Any, *_: Any, **__: Any) -> CheckpointPolicy:
-        keep = operator == attention
+        keep = operator in attention
         if projections and operator in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
             products[ctx.is_recompute] += 1
             keep = products[ctx.is_recompute] <= 4  # q, k, v, o; then the MLP's

@@ -12,7 +12,7 @@ from itertools import cycle, islice, product
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from pipelines.errors import UserError
 from trainer.perplexity import Watch
@@ -72,17 +72,40 @@ def filler_that_fits(encode: Encode, key: str, *, length: int, depth: float) -> 
         return round(depth * n), n - round(depth * n)
 
     def n_ids(n: int) -> int:
-        return len(encode(prompt(key, before=split(n)[0], after=split(n)[1])))
+        return _n_ids(encode, key, split(n))
 
     # No sentence of the filler has fewer than three tokens.
-    fitting = bisect_right(range(length // 3), length, key=n_ids)
-    if not fitting:
+    lengths = range(length // 3)
+    most = bisect_right(lengths, length, key=_short_count(encode, key, split))
+    # Long prompts take a second to encode; where short ones tell their lengths, two will do.
+    if not 0 < most < len(lengths) or not n_ids(most - 1) <= length < n_ids(most):
+        most = bisect_right(lengths, length, key=n_ids)
+    if not most:
         least = f"the prompt without filler has {n_ids(0):,}"
         raise UserError(
             f"passkey: {length:,} tokens are too few, {least}; name longer --lengths, "
             "or a --max-length of 32 times that at least"
         )
-    return split(fitting - 1)
+    return split(most - 1)
+
+
+def _n_ids(encode: Encode, key: str, parts: tuple[int, int]) -> int:
+    return len(encode(prompt(key, before=parts[0], after=parts[1])))
+
+
+def _short_count(
+    encode: Encode, key: str, split: Callable[[int], tuple[int, int]]
+) -> Callable[[int], int]:
+    """Tokens of a prompt with so many sentences, if each turn of the filler has as many."""
+    turn = len(FILLER.split("|"))
+    n_turn = _n_ids(encode, key, (0, 3 * turn)) - _n_ids(encode, key, (0, 2 * turn))
+
+    def count(n: int) -> int:
+        parts = split(n)
+        before, after = (m if m < 2 * turn else turn + m % turn for m in parts)
+        return _n_ids(encode, key, (before, after)) + (n - before - after) // turn * n_turn
+
+    return count
 
 
 def run_trials(
@@ -106,8 +129,13 @@ def run_trials(
     return done
 
 
-def model_answer(model: Any, decode: Callable[[list[int]], str]) -> Answer:
-    """Greedy answers of a transformers model, with a cache of keys and values."""
+def model_answer(
+    model: Any, decode: Callable[[list[int]], str], *, stop: str | None = None
+) -> Answer:
+    """Greedy answers of a transformers model, with a cache of keys and values.
+
+    An answer ends before EOS, and with the id that completes `stop`.
+    """
     # The checkpoint's own settings, such as a penalty for repetition, would bend the figures.
     ends = model.generation_config.eos_token_id
     model.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=0)
@@ -117,10 +145,27 @@ def model_answer(model: Any, decode: Callable[[list[int]], str]) -> Answer:
         tokens = torch.tensor([ids], device=model.device)
         # Without a mask, transformers would take ids for padding that look like it.
         mask = torch.ones_like(tokens)
-        said = model.generate(tokens, attention_mask=mask, max_new_tokens=n)
-        return decode(said[0, len(ids) :].tolist())
+        until = [_Said(stop, decode, len(ids))] if stop else []
+        said = model.generate(
+            tokens, attention_mask=mask, max_new_tokens=n,
+            stopping_criteria=StoppingCriteriaList(until),
+        )[0, len(ids) :].tolist()  # fmt: skip
+        if said and said[-1] in (ends if isinstance(ends, list) else [ends]):
+            said.pop()
+        return decode(said)
 
     return answer
+
+
+class _Said(StoppingCriteria):
+    """Whether what follows the prompt contains a text."""
+
+    def __init__(self, text: str, decode: Callable[[list[int]], str], start: int) -> None:
+        self.text, self.decode, self.start = text, decode, start
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:  # noqa: ARG002
+        done = self.text in self.decode(input_ids[0, self.start :].tolist())
+        return torch.tensor([done], device=input_ids.device)
 
 
 def accuracy(trials: Sequence[Trial], length: int, depth: float | None) -> float:

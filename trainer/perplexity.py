@@ -3,7 +3,7 @@
 What is scored is any `Nll`, so a model with a memory is measured by the same code.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from pipelines.errors import UserError
+from trainer.inference import new_cache, windows
 from trainer.texts import Ids
 
 Nll = Callable[[torch.Tensor, int], torch.Tensor]
@@ -126,24 +127,56 @@ def by_position(found: Sequence[Floats], edges: Sequence[int]) -> Scores:
     return Scores(nats, np.histogram(positions, edges)[0])
 
 
+def with_full_memory(found: Sequence[Floats], *, size: int, local_context: int) -> list[Floats]:
+    """Of the losses of whole documents, those of tokens with a memory of `size` tokens or more.
+
+    What a local context sees in memory are the documents' ids before it, so all its tokens have it
+    or none.
+    """
+    first = -(-size // local_context) * local_context
+    return [nats[first:] for nats in found]
+
+
 def model_nll(model: Any, *, chunk: int = 2048) -> Nll:
     """The loss of a transformers model whose logits are its head's alone, as those of LLaMA.
 
     There is never a mask, nor are there logits of more than `chunk` positions; only those of
     tokens that count are computed. The log-softmax is float32.
     """
+
+    def states(tokens: torch.Tensor) -> Iterator[torch.Tensor]:
+        yield model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+
+    return _nll(model, states, chunk)
+
+
+def memory_nll(model: Any, *, chunk: int = 2048) -> Nll:
+    """The loss of a model with memory, which reads each row as a text of its own from the start.
+
+    Local contexts follow each other without overlap; nothing is kept of earlier ones but memory.
+    """
+    return _nll(model, lambda tokens: windows(model, tokens, new_cache(model)), chunk)
+
+
+def _nll(model: Any, states: Callable[[torch.Tensor], Iterator[torch.Tensor]], chunk: int) -> Nll:
+    """The loss by hidden states, which come in pieces [B, t, hidden] that follow each other."""
     head = model.get_output_embeddings()
 
     @torch.inference_mode()
     def nll(tokens: torch.Tensor, n_scored: int) -> torch.Tensor:
         tokens = tokens.to(model.device)
-        hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-        before = hidden[:, -n_scored - 1 : -1].flatten(0, 1).split(chunk)
-        targets = tokens[:, -n_scored:].flatten().split(chunk)
-        nats = [
-            functional.cross_entropy(head(h).float(), ids, reduction="none")
-            for h, ids in zip(before, targets, strict=True)
-        ]
-        return torch.cat(nats).view(-1, n_scored).cpu()
+        first, last = tokens.shape[1] - n_scored - 1, tokens.shape[1] - 1
+        nats, start = list[torch.Tensor](), 0
+        for piece in states(tokens):
+            low, high = max(start, first), min(start + piece.shape[1], last)
+            before = piece[:, max(0, low - start) : max(0, high - start)].flatten(0, 1).split(chunk)
+            after = tokens[:, low + 1 : high + 1].flatten().split(chunk)
+            found = [
+                functional.cross_entropy(head(h).float(), ids, reduction="none")
+                for h, ids in zip(before, after, strict=True)
+            ]
+            nats.append(torch.cat(found).view(len(tokens), -1))
+            start += piece.shape[1]
+        return torch.cat(nats, dim=1).cpu()
 
     return nll

@@ -71,8 +71,11 @@ def claim_run(
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    free = set(FREE)
+    if now["config"]["memory"]:
+        free.remove("micro_batch")  # local contexts see others of their microbatch
     old, new = (
-        {**run, **{k: v for k, v in run["config"].items() if k not in FREE}}
+        {**run, **{k: v for k, v in run["config"].items() if k not in free}}
         for run in (before, now)
     )
     return [

@@ -16,7 +16,9 @@ from torch.optim import Optimizer
 from pipelines.errors import UserError
 from trainer.attention import Backend, plan_of
 from trainer.config import TrainConfig, learning_rate
+from trainer.crossbatch import LocalContexts
 from trainer.loader import Loader, Microbatch, documents_of
+from trainer.memory import CrossBatch
 from trainer.metrics import Cost, Step
 
 
@@ -33,6 +35,8 @@ class Training:
     device: torch.device
     steps: int
     """Steps of the whole run."""
+    contexts: LocalContexts | None = None
+    """Of a model with memory layers."""
     done: int = 0
     """Steps done."""
     skipped: int = 0
@@ -55,16 +59,22 @@ def take_step(run: Training, batches: Sequence[Microbatch], *, begin: float, wai
     Raises:
         UserError: a number is not finite, and `non_finite` is `stop`.
     """
-    counts = (sum(b.n_loss for b in batches), sum(b.visible_pairs for b in batches))
+    memory, looked_up = None, 0
+    pairs = [b.visible_pairs for b in batches]
+    if run.contexts:
+        memory, looked_up = run.contexts.lookup(run.done, run.device)
+        pairs = [run.contexts.local_pairs] * len(batches)
+    counts = sum(b.n_loss for b in batches), sum(pairs), looked_up * len(batches)
     sums = _to(run.device, torch.tensor(counts))
     dist.all_reduce(sums)
-    losses = torch.stack([_forward_backward(run, b, sums[0].clamp(min=1)) for b in batches])
+    n = sums[0].clamp(min=1)
+    losses = torch.stack([_forward_backward(run, b, n, memory) for b in batches])
     shared = torch.stack([losses.sum(), losses.new_full((), run.asked)])
     dist.all_reduce(shared)
     norm: Any = clip_grad_norm_(run.model.parameters(), run.config.clip or math.inf)
     # The host waits for the device here and nowhere else; AdamW then keeps it busy meanwhile.
     *values, stop = torch.stack([shared[0], norm.full_tensor(), shared[1]]).tolist()
-    n_loss, pairs = sums.tolist()
+    n_loss, seen, looked_up = sums.tolist()
     run.stop = stop > 0
     rate = learning_rate(run.config, run.done, run.steps)
     if all(map(math.isfinite, values)):
@@ -78,6 +88,7 @@ def take_step(run: Training, batches: Sequence[Microbatch], *, begin: float, wai
     run.done += 1
     seq_len = run.loader.dataset.seq_len
     tokens, seconds = run.config.global_batch * seq_len, time.perf_counter() - begin
+    width = run.contexts.length if run.contexts else seq_len
     return Step(
         number=run.done,
         loss=values[0],
@@ -87,20 +98,26 @@ def take_step(run: Training, batches: Sequence[Microbatch], *, begin: float, wai
         loss_tokens=n_loss,
         seconds=seconds,
         data_wait=(run.loader.wait_seconds - waited) / seconds,
-        flops_visible=run.cost.visible(tokens, pairs),
-        flops_non_causal=run.cost.non_causal(tokens, seq_len),
+        flops_visible=run.cost.visible(tokens, seen, looked_up),
+        flops_non_causal=run.cost.non_causal(tokens, width, looked_up),
         skipped=run.skipped,
     )
 
 
-def _forward_backward(run: Training, batch: Microbatch, n_loss: Tensor) -> Tensor:
+def _forward_backward(
+    run: Training, batch: Microbatch, n_loss: Tensor, memory: CrossBatch | None
+) -> Tensor:
     """Gradients of a microbatch's share of the mean loss; gives that share."""
     tokens, positions, labels, borders = (
         _to(run.device, torch.from_numpy(array))
         for array in (batch.tokens, batch.positions, batch.labels, batch.borders)
     )
-    rows, width = batch.tokens.shape
-    plan = plan_of(borders, shape=(rows, width), backend=run.backend)
+    plan: dict[str, Any] = {}
+    if run.contexts:
+        tokens, labels = run.contexts.cut(tokens), run.contexts.cut(labels)
+        positions = run.contexts.cut(positions) % run.contexts.length
+        borders, plan = run.contexts.borders(run.device), {"memory": memory}
+    plan |= plan_of(borders, shape=(tokens.shape[0], tokens.shape[1]), backend=run.backend)
     loss: Tensor = run.model(tokens, positions, labels, **plan) / n_loss
     loss.backward()
     return loss.detach()

@@ -32,8 +32,10 @@ from trainer.attention import choose_backend
 from trainer.cache import open_dataset
 from trainer.checkpoint import Checkpoints
 from trainer.config import TrainConfig, load_config, microbatches, total_steps
+from trainer.crossbatch import LocalContexts
 from trainer.export import export_model, gathered_weights
 from trainer.loader import Loader, Microbatch, check_state
+from trainer.memory import add_memory_layers
 from trainer.metrics import Cost, Log, peak_flops
 from trainer.model import SHAPE, build_model, checkpoint_weights, head_size, model_config
 from trainer.parallel import allocate, draw_weights, load_weights, prepare_model, process_group
@@ -66,13 +68,18 @@ def train(options: argparse.Namespace, device: torch.device) -> int:
     steps = total_steps(config, len(dataset), seq_len)
     microbatches(config, dist.get_world_size())
     vocabulary = dataset.manifest["tokenizer"]["vocab_size"]
-    built = model_config(options.model, vocabulary=vocabulary, rope=config.rope, seq_len=seq_len)
+    length = seq_len if config.memory is None else config.memory.local_context or seq_len
+    built = model_config(options.model, vocabulary=vocabulary, rope=config.rope, seq_len=length)
+    contexts = LocalContexts.of(
+        config, dataset, layers=built.num_hidden_layers, steps=steps, cuda=device.type == "cuda"
+    )
+    _name_memory(built, contexts, options.model)
     compute = getattr(torch, config.compute)
     backend = choose_backend(
         config.attention,
         device=device,
         documents=config.documents,
-        seq_len=seq_len,
+        seq_len=length,
         head_size=head_size(built),
         compute=compute,
     )
@@ -81,7 +88,10 @@ def train(options: argparse.Namespace, device: torch.device) -> int:
     )
 
     model = build_model(built, backend=backend, loss_chunk=config.loss_chunk)
-    cost = Cost.of(model)
+    memory_layers = contexts.memory.layers if contexts else ()
+    if contexts:
+        add_memory_layers(model, memory_layers, positionals=contexts.memory.positionals)
+    cost = Cost.of(model, memory_layers=len(memory_layers))
     prepare_model(
         model,
         checkpointing=config.activation_checkpointing,
@@ -116,7 +126,7 @@ def train(options: argparse.Namespace, device: torch.device) -> int:
         prefetch=config.loader.prefetch,
     )
     run = Training(
-        config, loader, model, optimizer, cost, backend, device, steps,
+        config, loader, model, optimizer, cost, backend, device, steps, contexts,
         done=progress.get("step", 0), skipped=progress.get("skipped", 0),
     )  # fmt: skip
     if dist.get_rank() == 0:
@@ -126,6 +136,22 @@ def train(options: argparse.Namespace, device: torch.device) -> int:
         return STOPPED
     _export(run, built, output)
     return FINISHED
+
+
+def _name_memory(config: Any, contexts: LocalContexts | None, model: str) -> None:
+    """Write into a model's configuration how it is to be read, by LongLLaMA's names."""
+    if contexts is None:
+        if before := getattr(config, "mem_layers", None):
+            raise UserError(
+                f"{model}: has memory layers {list(before)}, and the configuration names none: add "
+                f"`memory`; with `{{layers: {list(before)}, range: 0}}` they are trained as others"
+            )
+        return
+    config.mem_layers = list(contexts.memory.layers)
+    config.mem_positionals = contexts.memory.positionals
+    config.mem_local_context = contexts.length
+    config.last_context_length = contexts.length // 2
+    config.mem_dtype = getattr(config, "mem_dtype", "bfloat16")
 
 
 def _give_weights(
@@ -156,9 +182,13 @@ def _introduction(run: Training, newest: Path | None) -> str:
     where = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "CPU"
     config, dataset = run.config, run.loader.dataset
     contexts = "documents apart" if config.documents else "whole sequences"
+    contexts = f"{contexts}, positions {config.positions}"
+    if run.contexts:
+        contexts = "local contexts, positions restart in each"
+    memory = f"{run.contexts}\n" if run.contexts else ""
     return (
         f"{n_parameters:,} parameters, {dist.get_world_size()} x {where}; "
-        f"attention: {run.backend}, {contexts}, positions {config.positions}\n"
+        f"attention: {run.backend}, {contexts}\n{memory}"
         f"{dataset.manifest['name']}: {len(dataset):,} sequences of {dataset.seq_len:,}; "
         f"{run.steps:,} steps of {config.global_batch:,}: {begun}"
     )

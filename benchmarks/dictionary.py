@@ -1,0 +1,242 @@
+"""The dictionary look-up of the Focused Transformer (Tworkowski et al. 2023, §4, appendix): train.
+
+    python benchmarks/dictionary.py --run RUN
+    python benchmarks/look_up.py --run RUN --output benchmarks/results/dictionary-h100.json
+
+A document has two local contexts: definitions `<k> k1 k2 k3 k4 <v> v1 v2 v3 v4` of random symbols,
+and queries `<q> k1 k2 k3 k4 <v> v1 v2 v3 v4` about all of them in another order. Only the values
+of queries have loss, and they can only be known from memory. Crossbatch shows a document its own
+definitions alone (d = 1), and in the last part of training other documents too (d = 128).
+The weights from before are kept too.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from gpu import versions
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import LlamaConfig
+
+from trainer.attention import Backend, choose_backend, plan_of
+from trainer.export import gathered_weights
+from trainer.loss import IGNORE
+from trainer.memory import CrossBatch, add_memory_layers, cross_batch
+from trainer.model import build_model
+from trainer.parallel import draw_weights, prepare_model, process_group
+from trainer.schedule import Memory, extra_contexts
+
+PADDING, KEY, VALUE, QUERY, SYMBOL = range(5)
+"""Special tokens, and the first symbol."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is looked up: keys and values of so many of `symbols`, in windows of `length` tokens."""
+
+    symbols: int
+    key: int
+    value: int
+    length: int
+
+    @property
+    def records(self) -> int:
+        """Of a window."""
+        return self.length // (self.key + self.value + 2)
+
+    def keys(self, generator: torch.Generator) -> Tensor:
+        """Every key once, as a number."""
+        n = self.symbols**self.key
+        return torch.randperm(n, generator=generator, device=generator.device)
+
+    def values(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Random values, as numbers [n, records]."""
+        n = self.symbols**self.value
+        return torch.randint(n, shape, generator=generator, device=generator.device)
+
+    def windows(self, mark: int, keys: Tensor, values: Tensor) -> Tensor:
+        """Tokens [n, length] of numbers [n, records]."""
+        parts = [_column(mark, keys), self._symbols(keys, self.key),
+                 _column(VALUE, keys), self._symbols(values, self.value)]  # fmt: skip
+        tokens = torch.cat(parts, dim=-1).flatten(1)
+        return F.pad(tokens, (0, self.length - tokens.shape[1]), value=PADDING)
+
+    def _symbols(self, numbers: Tensor, count: int) -> Tensor:
+        places = self.symbols ** torch.arange(count, device=numbers.device)
+        return numbers[..., None] // places % self.symbols + SYMBOL
+
+    def asked(self, device: torch.device) -> Tensor:
+        """Where a window of queries predicts values: places [records, value]."""
+        first = torch.arange(self.records, device=device) * (self.key + self.value + 2)
+        return first[:, None] + self.key + 1 + torch.arange(self.value, device=device)
+
+    def documents(self, keys: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Tokens and labels [2 n, length]: definitions of keys [n, records], then their queries."""
+        values = self.values(tuple(keys.shape), generator)
+        order = torch.rand(keys.shape, generator=generator, device=keys.device).argsort()
+        queries = self.windows(QUERY, keys.gather(1, order), values.gather(1, order))
+        tokens = torch.stack([self.windows(KEY, keys, values), queries], dim=1)
+        labels = torch.full_like(tokens, IGNORE)
+        places = self.asked(keys.device).flatten()
+        labels[:, 1, places] = queries[:, places + 1]
+        return tokens.flatten(0, 1), labels.flatten(0, 1)
+
+
+def _column(token: int, like: Tensor) -> Tensor:
+    return like.new_full((*like.shape, 1), token)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    add("--run", type=Path, required=True, help="folder to write")
+    add("--steps", type=int, default=5000)
+    add("--documents", type=int, default=128, help="of a step; d of the last part of training")
+    add("--negatives", type=float, default=0.02, help="share of the steps that have them")
+    add("--width", type=int, default=512)
+    add("--layers", type=int, default=12)
+    add("--heads", type=int, default=8)
+    add("--memory-layer", type=int, default=6)
+    add("--positionals", action="store_true", help="RoPE in the memory layer, as LongLLaMA")
+    add("--symbols", type=int, default=60)
+    add("--key", type=int, default=4, help="tokens of a key")
+    add("--value", type=int, default=4, help="tokens of a value")
+    add("--local-context", type=int, default=256)
+    add("--learning-rate", type=float, default=1e-3)
+    add("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def train(options: argparse.Namespace, device: torch.device) -> None:
+    """Train on documents made on the way; leaves weights and `training.json` in the run."""
+    task = Task(options.symbols, options.key, options.value, options.local_context)
+    contexts, negatives = 2 * options.documents, round(options.steps * (1 - options.negatives))
+    ranges = {0: 1, negatives: contexts - 1}
+    memory = Memory(layers=(options.memory_layer,), packing=2, range_from=ranges)
+    model, backend = made_model(options, task, device)
+    prepare_model(
+        model,
+        checkpointing="none",
+        compiled=backend != "sdpa",
+        compute=torch.bfloat16 if device.type == "cuda" else torch.float32,
+        backend=backend,
+    )
+    draw_weights(model, seed=options.seed, device=device)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0, fused=True)
+    documents = _documents(task, options.documents, torch.Generator(device), options.seed)
+    given = fixed(contexts, task.length, backend, device)
+    options.run.mkdir(parents=True, exist_ok=True)
+    losses, log, begin = [], [], time.perf_counter()
+    for step, (tokens, labels) in zip(range(options.steps), documents, strict=False):
+        if step == negatives:
+            save_file(gathered_weights(model), options.run / "before.safetensors")
+        if step in ranges:
+            plan = {**given, "memory": _crossbatch(memory, step, contexts, task.length, device)}
+        loss = model(tokens, labels=labels, **plan) / (labels != IGNORE).sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * _rate(step, options.steps)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())  # read seldom: the host would wait for the device
+        if len(losses) == 100 or step + 1 in (negatives, options.steps):
+            log.append(_line(step, losses, time.perf_counter() - begin))
+            losses = []
+    save_file(gathered_weights(model), options.run / "after.safetensors")
+    result = {
+        **versions(),
+        "options": {k: v for k, v in vars(options).items() if k != "run"},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "attention": backend,
+        "log": log,
+    }
+    (options.run / "training.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _line(step: int, losses: list[Tensor], seconds: float) -> dict[str, float]:
+    mean = torch.stack(losses).mean().item()
+    line = {"step": step + 1, "loss": round(mean, 4), "seconds": round(seconds, 1)}
+    print(json.dumps(line), flush=True)
+    return line
+
+
+def _documents(
+    task: Task, count: int, generator: torch.Generator, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The documents of every step; all keys of a step are different."""
+    keys = task.keys(generator.manual_seed(seed))
+    some = torch.arange(count * task.records, device=keys.device)
+    while True:
+        start = torch.randint(len(keys), (), generator=generator, device=keys.device)
+        chosen = keys[(start + some) % len(keys)]
+        yield task.documents(chosen.view(count, task.records), generator)
+
+
+def _crossbatch(
+    memory: Memory, step: int, contexts: int, length: int, device: torch.device
+) -> CrossBatch:
+    extra = extra_contexts(
+        contexts,
+        range=memory.range_at(step, seed=0),
+        packing=memory.packing,
+        stepping=memory.stepping,
+    )
+    return cross_batch(torch.from_numpy(extra).to(device), local_context=length)
+
+
+def _rate(step: int, steps: int) -> float:
+    """Share of the learning rate: a linear rise, then constant, then a linear fall to a tenth."""
+    return min(1.0, (step + 1) / (steps * 0.04 + 1), 0.1 + 9 * (steps - step) / steps)
+
+
+def made_model(
+    options: argparse.Namespace, task: Task, device: torch.device
+) -> tuple[Any, Backend]:
+    """A Llama with a memory layer, on the meta device."""
+    backend = choose_backend(
+        "auto",
+        device=device,
+        documents=False,
+        seq_len=task.length,
+        head_size=options.width // options.heads,
+        compute=torch.bfloat16,
+    )
+    model = build_model(made_config(options, task), backend=backend, loss_chunk=65_536)
+    add_memory_layers(model, (options.memory_layer,), positionals=options.positionals)
+    return model, backend
+
+
+def made_config(options: argparse.Namespace, task: Task) -> LlamaConfig:
+    """12 layers of 512 have 37M parameters."""
+    return LlamaConfig(
+        vocab_size=SYMBOL + task.symbols,
+        hidden_size=options.width,
+        intermediate_size=round(options.width * 2.625 / 32) * 32,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.heads,
+        max_position_embeddings=task.length,
+        initializer_range=options.width**-0.5 / 2,
+    )
+
+
+def fixed(contexts: int, length: int, backend: Backend, device: torch.device) -> dict[str, Any]:
+    """What a model is told of so many local contexts, each with its own positions."""
+    borders = torch.arange(0, contexts * length + 1, length, dtype=torch.int32, device=device)
+    positions = torch.arange(length, device=device).expand(contexts, length)
+    return {
+        "positions": positions,
+        **plan_of(borders, shape=(contexts, length), backend=backend),
+    }
+
+
+if __name__ == "__main__":
+    with process_group() as place:
+        train(_options(), place)

@@ -1,0 +1,123 @@
+"""transformers' generate with memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from memory_oracle import L, assert_close, dense_logits, memory_model, prompt_windows, text
+from transformers import DynamicCache, GenerationConfig
+
+from pipelines.errors import UserError
+from trainer.inference import new_cache, windows
+
+
+def greedy(model, tokens, new):
+    """What the dense forward would write."""
+    sizes = prompt_windows(tokens.shape[1])
+    for _ in range(new):
+        logits = dense_logits(model, tokens, sizes, model.memory_settings)
+        tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
+    return tokens
+
+
+@pytest.mark.parametrize("length", [3, L, 21])
+@pytest.mark.parametrize("cache", [True, False])
+def test_greedy_generation_writes_what_the_dense_forward_would(length, cache):
+    model, tokens = memory_model(), text(length)
+    own = {"past_key_values": new_cache(model)} if cache else {}
+    found = model.generate(tokens, max_new_tokens=15, do_sample=False, **own)
+    assert torch.equal(found, greedy(model, tokens, 15))
+
+
+def test_generation_goes_on_from_a_text_that_was_read():
+    model, tokens = memory_model(last_context_length=L), text(2 * L + 5)
+    cache = new_cache(model)
+    for _ in windows(model, tokens[:, : 2 * L], cache):
+        pass
+    found = model.generate(tokens, max_new_tokens=9, do_sample=False, past_key_values=cache)
+    expected = tokens
+    for _ in range(9):
+        logits = dense_logits(model, expected, [L] * 9, model.memory_settings)
+        expected = torch.cat([expected, logits[:, -1:].argmax(-1)], dim=1)
+    assert torch.equal(found, expected)
+    assert cache.get_seq_length() == 2 * L + 5 + 8
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_sampling_draws_the_same_from_a_seed_and_writes_several_answers(cache):
+    model, tokens = memory_model(), text(21)
+    found = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        own = {"past_key_values": new_cache(model)} if cache else {}
+        options = {"do_sample": True, "num_return_sequences": 3, "max_new_tokens": 12}
+        found.append(model.generate(tokens, **options, **own))
+    assert torch.equal(*found)
+    assert found[0].shape == (6, 33)
+    assert len({tuple(row.tolist()) for row in found[0]}) == 6
+
+
+@pytest.mark.parametrize("kept", ["float64", "float32"])
+def test_beam_search_scores_each_answer_as_the_dense_forward_does(kept):
+    model, tokens = memory_model(mem_dtype=kept), text(21)
+    found = model.generate(
+        tokens, num_beams=4, num_return_sequences=4, max_new_tokens=12, do_sample=False,
+        length_penalty=0.0, output_scores=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    logits = dense_logits(model, found.sequences, prompt_windows(21), model.memory_settings)
+    chances = logits[:, 20:-1].log_softmax(-1)
+    each = chances.gather(2, found.sequences[:, 21:, None]).sum((1, 2))
+    assert (each - found.sequences_scores).abs().max() < 1e-4  # generate rounds to float32
+    best = greedy(model, tokens, 12)
+    assert not torch.equal(found.sequences[::4], best)
+
+
+def test_a_prompt_that_is_read_once_can_be_answered_several_times():
+    model, tokens = memory_model(), text(21)
+    cache = model(tokens).past_key_values
+    cache.batch_repeat_interleave(3)
+    more = text(9, texts=6, seed=1)
+    found = model(more, past_key_values=cache).logits
+    whole = torch.cat([tokens.repeat_interleave(3, dim=0), more], dim=1)
+    expected = dense_logits(model, whole, prompt_windows(21), model.memory_settings)
+    assert_close(found, expected[:, 21:])
+
+
+def test_a_cache_can_be_used_anew():
+    model, tokens = memory_model(), text(21)
+    cache = model(text(30, texts=3, seed=1)).past_key_values
+    cache.reset()
+    assert_close(model(tokens, past_key_values=cache).logits, model(tokens).logits, within=1e-12)
+
+
+def test_a_streamed_answer_is_the_answer():
+    class Streamer:
+        def __init__(self):
+            self.tokens = []
+
+        def put(self, value):
+            self.tokens += value.flatten().tolist()
+
+        def end(self):
+            pass
+
+    model, tokens, streamer = memory_model(), text(21, texts=1), Streamer()
+    found = model.generate(tokens, max_new_tokens=9, do_sample=False, streamer=streamer)
+    assert streamer.tokens == found[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attention_mask": torch.tensor([[0, 1, 1], [1, 1, 1]])}, "must have one length"),
+        ({"use_cache": False}, "read the text anew"),
+        ({"generation_config": GenerationConfig(use_cache=False)}, "read the text anew"),
+        ({"past_key_values": DynamicCache()}, "make one with `new_cache`"),
+        ({"prompt_lookup_num_tokens": 2}, "an assistant or prompt look-up"),
+    ],
+    ids=str,
+)
+def test_generation_that_cannot_be_right_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        tokens = torch.tensor([[1, 2, 3]] * len(options.get("attention_mask", "1")))
+        memory_model().generate(tokens, max_new_tokens=9, **options)

@@ -1,0 +1,185 @@
+"""Training with memory layers: the same command, data sets, checkpoints and exports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Builder, documents, write_jsonl
+from training import assert_same_weights, log, losses, small_checkpoint, train, weights
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from pipelines.shards import ShardedDataset
+from trainer.config import load_config
+
+MEMORY = ("documents=false", "positions=continue", "memory.layers=[1]", "memory.packing=4")
+"""Of runs on `streams`: 4 sequences of 128 tokens of one stream stay together."""
+
+
+@pytest.fixture(scope="module")
+def streams(tmp_path_factory: pytest.TempPathFactory, tokenizer_model: Path) -> ShardedDataset:
+    """64 sequences of 128 tokens, 4 of one stream together."""
+    builder = Builder(tmp_path_factory.mktemp("streams"), tokenizer_model)
+    write_jsonl(builder.folder / "out.jsonl", documents(1, 40, low=120, high=400))
+    source = {"weight": 1, "path": "out.jsonl", "policy": "stream", "stream_sequences": 4,
+              "max_passes": 9}  # fmt: skip
+    order = {"global_batch": 8, "window": 2}
+    return builder.build({"prose": source}, tokens=64 * 128, seq_len=128, order=order).dataset
+
+
+def run(streams: ShardedDataset, output: Path, *sets: str, **options: Any) -> int:
+    """`CONFIG` with memory: a microbatch of 8 local contexts, 4 steps."""
+    given = ("global_batch=8", "micro_batch=8", "steps=4", "memory.range=3")
+    return train(streams, output, *MEMORY, *given, *sets, **options)
+
+
+def test_memory_layers_are_trained_and_change_what_is_learned(
+    streams: ShardedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = str(small_checkpoint(tmp_path / "start"))
+    for name, extra in (("with", "memory.range=3"), ("without", "memory.range=0")):
+        (tmp_path / name).mkdir()
+        assert run(streams, tmp_path / name / "run", extra, model=checkpoint) == 0
+    out = capsys.readouterr().out
+    assert "memory layers 1; 8 local contexts of 128 a microbatch" in out
+    assert "at most own + others: 0 + 0, 1 + 1, 2 + 1, 3 + 0" in out
+    looked, plain = (losses(tmp_path / name / "run") for name in ("with", "without"))
+    assert looked[0] != plain[0] and looked[-1] != plain[-1]
+
+
+def test_without_range_the_run_is_the_plain_run_bit_for_bit(
+    streams: ShardedDataset, tmp_path: Path
+) -> None:
+    checkpoint = str(small_checkpoint(tmp_path / "start"))
+    plain = ("documents=false", "positions=continue", "global_batch=8", "micro_batch=8", "steps=4")
+    for name in ("memory", "plain"):
+        (tmp_path / name).mkdir()
+    assert run(streams, tmp_path / "memory" / "run", "memory.range=0", model=checkpoint) == 0
+    assert train(streams, tmp_path / "plain" / "run", *plain, model=checkpoint) == 0
+    assert_same_weights(*(weights(tmp_path / name / "run") for name in ("memory", "plain")))
+
+
+def test_a_resumed_run_is_the_run_without_a_break(streams: ShardedDataset, tmp_path: Path) -> None:
+    choices = ("memory.range=null", "memory.range_choices=[1, 3, 7]")
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    assert run(streams, tmp_path / "whole" / "run", *choices) == 0
+    broken = tmp_path / "broken" / "run"
+    assert run(streams, broken, *choices) == 0
+    (broken / "checkpoints" / "step-00000004" / "progress.json").unlink()  # torn
+    assert run(streams, broken, *choices) == 0
+    assert_same_weights(*(weights(tmp_path / name / "run") for name in ("whole", "broken")))
+
+
+def test_the_size_of_a_microbatch_belongs_to_the_run(
+    streams: ShardedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(streams, tmp_path / "run") == 0
+    assert run(streams, tmp_path / "run", "micro_batch=4") == 2
+    assert "micro_batch: 8 there, 4 now" in capsys.readouterr().err
+
+
+def test_the_export_is_a_plain_model_that_names_its_memory(
+    streams: ShardedDataset, tmp_path: Path
+) -> None:
+    assert run(streams, tmp_path / "run") == 0
+    written: Any = AutoConfig.from_pretrained(tmp_path / "run" / "model")
+    assert written.model_type == "llama"
+    assert (written.mem_layers, written.mem_local_context) == ([1], 128)
+    assert (written.last_context_length, written.mem_positionals) == (64, True)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model", dtype=torch.float32)
+    trained = weights(tmp_path / "run")
+    assert plain.state_dict().keys() == trained.keys()
+
+
+def test_a_sequence_may_hold_several_local_contexts(
+    streams: ShardedDataset, tmp_path: Path
+) -> None:
+    """128 tokens as two local contexts of 64, eight of them together: as a data set built so."""
+    cut = ("memory.local_context=64", "memory.packing=8", "memory.range=7", "micro_batch=4")
+    assert run(streams, tmp_path / "run", *cut) == 0
+    written: Any = AutoConfig.from_pretrained(tmp_path / "run" / "model")
+    assert written.mem_local_context == 64
+
+
+def test_the_flops_of_memory_are_counted(streams: ShardedDataset, tmp_path: Path) -> None:
+    """Two layers, one with memory: (0, 1, 3, 3) * 2 local contexts seen, less what is not there."""
+    from trainer.metrics import Cost
+    from trainer.schedule import extra_contexts
+
+    extra = extra_contexts(8, range=3, packing=4, stepping=True)
+    assert extra.tolist() == [0, 1, 2, 3, 0, 2, 3, 3]
+    cost = Cost(matmul_parameters=10, layers=2, width=4, memory_layers=1)
+    assert cost.visible(5, 7) == 6 * 10 * 5 + 12 * 4 * 2 * 7
+    assert cost.visible(5, 7, 100) - cost.visible(5, 7) == 12 * 4 * 100
+    assert run(streams, tmp_path / "run") == 0
+    assert all(line["mfu_visible"] is None for line in log(tmp_path / "run"))  # on the CPU
+
+
+def test_everything_that_does_not_fit_is_told_at_once(
+    streams: ShardedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = ("memory.layers=[1, 7]", "memory.packing=3", "memory.range=9", "micro_batch=4")
+    assert run(streams, tmp_path / "run", *wrong) == 2
+    told = capsys.readouterr().err
+    assert "memory.layers: 7: the model has layers 0 to 1" in told
+    assert "memory.packing: 3: the data set keeps 4 local contexts of a stream together" in told
+    assert "micro_batch: has 4 local contexts, which must be a multiple of memory.packing" in told
+    assert "memory.range: 9: a microbatch has only 4 local contexts" in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (("memory.local_context=48",), "memory.local_context: 48: must divide the 128 tokens"),
+        (("memory.range=null", "memory.range_from={0: 1, 4: 3}"),
+         "memory.range_from: 4: the run has only steps 0 to 3"),
+        (("documents=true",), "`memory` needs `documents: false`"),
+        (("memory.layer=[1]",), "layers"),
+    ],
+)  # fmt: skip
+def test_configurations_that_make_no_sense_are_refused(
+    streams: ShardedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    sets: tuple[str, ...], told: str,
+) -> None:  # fmt: skip
+    assert run(streams, tmp_path / "run", *sets) == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_with_memory_is_not_trained_as_a_plain_one_by_accident(
+    streams: ShardedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(streams, tmp_path / "run") == 0
+    again = str(tmp_path / "run" / "model")
+    (tmp_path / "plain").mkdir()
+    assert train(streams, tmp_path / "plain" / "run", model=again) == 2
+    assert "has memory layers [1], and the configuration names none" in capsys.readouterr().err
+    assert run(streams, tmp_path / "plain" / "run", model=again) == 0
+
+
+def test_a_schedule_survives_in_the_record_of_the_run(
+    streams: ShardedDataset, tmp_path: Path
+) -> None:
+    schedule = ("memory.range=null", "memory.range_from={0: 1, 2: 3}")
+    assert run(streams, tmp_path / "run", *schedule) == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["config"]["memory"]["range_from"] == {"0": 1, "2": 3}
+    assert run(streams, tmp_path / "run", *schedule) == 0  # is the same run
+
+
+def test_the_recipe_is_the_published_one() -> None:
+    folder = Path(__file__).parents[1] / "trainer" / "configs"
+    config = load_config(folder / "fot_3b.yaml")
+    assert config.memory and config.memory.layers == (6, 12, 18)
+    assert (config.memory.packing, config.memory.range, config.memory.stepping) == (4, 3, True)
+    assert config.global_batch * 2048 == 256 * 1024
+    seven = load_config(folder / "fot_3b.yaml", ["memory.layers=[8,16,24]", "memory.range=7"])
+    assert seven.memory and seven.memory.layers == (8, 16, 24)
