@@ -1,4 +1,4 @@
-"""Which local contexts see which in training, by the step (Tworkowski et al. 2023, §3.2: crossbatch).
+"""Which local contexts see which in crossbatch training (Tworkowski et al. 2023, §3.2).
 
 r, k and the stepping are `cross_batch_range`, `dataset_packing` and `cross_batch_stepping` of the
 published code.
