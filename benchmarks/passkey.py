@@ -116,9 +116,8 @@ def main() -> None:
     with (options.output / "documents.jsonl").open("w", encoding="utf-8") as file:
         for text in documents(options.documents, seed=0):
             file.write(json.dumps({"text": text}) + "\n")
-    mixture = MIXTURE.format(
-        tokens=options.tokens, seq_len=options.seq_len, tokenizer=options.tokenizer
-    )
+    tokenizer = Path(options.tokenizer).resolve()
+    mixture = MIXTURE.format(tokens=options.tokens, seq_len=options.seq_len, tokenizer=tokenizer)
     (options.output / "mixture.yaml").write_text(mixture)
 
 
