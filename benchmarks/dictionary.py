@@ -6,8 +6,9 @@
 A document has two local contexts: definitions `<k> k1 k2 k3 k4 <v> v1 v2 v3 v4` of random symbols,
 and queries `<q> k1 k2 k3 k4 <v> v1 v2 v3 v4` about all of them in another order. Only the values
 of queries have loss, and they can only be known from memory. Crossbatch shows a document its own
-definitions alone (d = 1), and in the last part of training other documents too (d = 128).
-The weights from before are kept too.
+definitions alone (d = 1) until they are looked up well or `--steps` are done, and then other
+documents too (d = 128), where the learning rate falls in the second half. The paper has 5,000
+steps, 2 % of them with other documents. The weights from before are kept too.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import torch.nn.functional as F  # noqa: N812
 from gpu import versions
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import LlamaConfig
+from transformers import Qwen3Config
 
 from trainer.attention import Backend, choose_backend, plan_of
 from trainer.export import gathered_weights
@@ -97,19 +98,22 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("--run", type=Path, required=True, help="folder to write")
-    add("--steps", type=int, default=5000)
+    add("--steps", type=int, default=4000, help="at most, that show own definitions alone")
+    add("--learned", type=float, default=0.05, help="loss of 100 steps that ends these steps")
+    add("--negatives", type=int, default=1000, help="steps after them that show other documents")
     add("--documents", type=int, default=128, help="of a step; d of the last part of training")
-    add("--negatives", type=float, default=0.02, help="share of the steps that have them")
+    add("--warmup", type=int, default=200, help="steps in which the learning rate rises")
     add("--width", type=int, default=512)
     add("--layers", type=int, default=12)
     add("--heads", type=int, default=8)
     add("--memory-layer", type=int, default=6)
     add("--positionals", action="store_true", help="RoPE in the memory layer, as LongLLaMA")
+    add("--rope-base", type=float, default=100.0, help="of the other layers; a record is short")
     add("--symbols", type=int, default=60)
     add("--key", type=int, default=4, help="tokens of a key")
     add("--value", type=int, default=4, help="tokens of a value")
     add("--local-context", type=int, default=256)
-    add("--learning-rate", type=float, default=1e-3)
+    add("--learning-rate", type=float, default=5e-4)
     add("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -117,9 +121,6 @@ def _options() -> argparse.Namespace:
 def train(options: argparse.Namespace, device: torch.device) -> None:
     """Train on documents made on the way; leaves weights and `training.json` in the run."""
     task = Task(options.symbols, options.key, options.value, options.local_context)
-    contexts, negatives = 2 * options.documents, round(options.steps * (1 - options.negatives))
-    ranges = {0: 1, negatives: contexts - 1}
-    memory = Memory(layers=(options.memory_layer,), packing=2, range_from=ranges)
     model, backend = made_model(options, task, device)
     prepare_model(
         model,
@@ -131,26 +132,9 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
     draw_weights(model, seed=options.seed, device=device)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0, fused=True)
     documents = _documents(task, options.documents, torch.Generator(device), options.seed)
+    contexts = 2 * options.documents
     given = fixed(contexts, task.length, backend, device)
-    options.run.mkdir(parents=True, exist_ok=True)
-    losses, log, begin = [], [], time.perf_counter()
-    for step, (tokens, labels) in zip(range(options.steps), documents, strict=False):
-        if step == negatives:
-            save_file(gathered_weights(model), options.run / "before.safetensors")
-        if step in ranges:
-            plan = {**given, "memory": _crossbatch(memory, step, contexts, task.length, device)}
-        loss = model(tokens, labels=labels, **plan) / (labels != IGNORE).sum()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * _rate(step, options.steps)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.detach())  # read seldom: the host would wait for the device
-        if len(losses) == 100 or step + 1 in (negatives, options.steps):
-            log.append(_line(step, losses, time.perf_counter() - begin))
-            losses = []
-    save_file(gathered_weights(model), options.run / "after.safetensors")
+    log: list[dict[str, Any]] = []
     result = {
         **versions(),
         "options": {k: v for k, v in vars(options).items() if k != "run"},
@@ -158,12 +142,36 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
         "attention": backend,
         "log": log,
     }
-    (options.run / "training.json").write_text(json.dumps(result, indent=1) + "\n")
+    options.run.mkdir(parents=True, exist_ok=True)
+    begin = time.perf_counter()
+    for stage, steps, seen in (
+        ("before", options.steps, 1),
+        ("after", options.negatives, contexts - 1),
+    ):
+        plan = {**given, "memory": _crossbatch(options, seen, contexts, task.length, device)}
+        losses: list[Tensor] = []
+        for step, (tokens, labels) in zip(range(steps), documents, strict=False):
+            loss = model(tokens, labels=labels, **plan) / (labels != IGNORE).sum()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            rise, fall = (step + 1) / options.warmup, 2 * (steps - step) / steps
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * min(1, rise if stage == "before" else fall)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.detach())  # read seldom: the host would wait for the device
+            if len(losses) == 100 or step + 1 == steps:
+                log.append(_line(stage, step, losses, time.perf_counter() - begin))
+                losses = []
+                if stage == "before" and log[-1]["loss"] < options.learned:
+                    break
+        save_file(gathered_weights(model), options.run / f"{stage}.safetensors")
+        (options.run / "training.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _line(step: int, losses: list[Tensor], seconds: float) -> dict[str, float]:
+def _line(stage: str, step: int, losses: list[Tensor], seconds: float) -> dict[str, Any]:
     mean = torch.stack(losses).mean().item()
-    line = {"step": step + 1, "loss": round(mean, 4), "seconds": round(seconds, 1)}
+    line = {"stage": stage, "step": step + 1, "loss": round(mean, 4), "seconds": round(seconds, 1)}
     print(json.dumps(line), flush=True)
     return line
 
@@ -181,26 +189,17 @@ def _documents(
 
 
 def _crossbatch(
-    memory: Memory, step: int, contexts: int, length: int, device: torch.device
+    options: argparse.Namespace, seen: int, contexts: int, length: int, device: torch.device
 ) -> CrossBatch:
-    extra = extra_contexts(
-        contexts,
-        range=memory.range_at(step, seed=0),
-        packing=memory.packing,
-        stepping=memory.stepping,
-    )
+    memory = Memory(layers=(options.memory_layer,), packing=2, range=seen)
+    extra = extra_contexts(contexts, range=seen, packing=memory.packing, stepping=memory.stepping)
     return cross_batch(torch.from_numpy(extra).to(device), local_context=length)
-
-
-def _rate(step: int, steps: int) -> float:
-    """Share of the learning rate: a linear rise, then constant, then a linear fall to a tenth."""
-    return min(1.0, (step + 1) / (steps * 0.04 + 1), 0.1 + 9 * (steps - step) / steps)
 
 
 def made_model(
     options: argparse.Namespace, task: Task, device: torch.device
 ) -> tuple[Any, Backend]:
-    """A Llama with a memory layer, on the meta device."""
+    """A Qwen3 with a memory layer, on the meta device."""
     backend = choose_backend(
         "auto",
         device=device,
@@ -214,15 +213,22 @@ def made_model(
     return model, backend
 
 
-def made_config(options: argparse.Namespace, task: Task) -> LlamaConfig:
-    """12 layers of 512 have 37M parameters."""
-    return LlamaConfig(
+def made_config(options: argparse.Namespace, task: Task) -> Qwen3Config:
+    """12 layers of 512 have 37M parameters.
+
+    Queries and keys are normalized and scaled by learned numbers: attention gets sharp sooner, and
+    it is the learned temperature that the paper gives memory layers.
+    """
+    return Qwen3Config(
         vocab_size=SYMBOL + task.symbols,
         hidden_size=options.width,
         intermediate_size=round(options.width * 2.625 / 32) * 32,
         num_hidden_layers=options.layers,
         num_attention_heads=options.heads,
+        num_key_value_heads=options.heads,
+        head_dim=options.width // options.heads,
         max_position_embeddings=task.length,
+        rope_parameters={"rope_type": "default", "rope_theta": options.rope_base},
         initializer_range=options.width**-0.5 / 2,
     )
 

@@ -58,7 +58,7 @@ def text(length: int, *, texts: int = 2, seed: int = 0) -> Tensor:
 
 def prompt_windows(length: int, last: int = 3) -> list[int]:
     """What LongLLaMA's rule makes of a prompt, and windows for what follows."""
-    if length <= L:
+    if length <= last:
         return [L] * 9
     whole, rest = divmod(length - last, L)
     return [L] * whole + [rest] * (rest > 0) + [L] * 9

@@ -111,7 +111,7 @@ def test_web_questions_are_read_as_published_and_from_the_hub(tmp_path):
         ("trec", b'{"text": "Why ?", "label-fine": 3}', "older edition"),
         ("trec", b'{"text": "Why ?", "fine_label": 50}', "50 is no label"),
         ("trec", b'{"text": 5, "fine_label": 3}', "line 1: no text `text`"),
-        ("trec", b'{"text": "Why ?"}', "None is no label"),
+        ("trec", b'{"text": "Why ?"}', "neither `fine_label` nor `coarse_label`"),
         ("trec", b"", "'' is no label"),
         ("webqs", b"", "line 1: no JSON"),
         ("webqs", b"[]", "no questions"),
@@ -134,10 +134,12 @@ def test_a_bad_line_is_named(tmp_path, task, content, message):
 
 def test_of_many_bad_lines_ten_are_named_and_the_others_counted(tmp_path):
     (tmp_path / "file").write_bytes(b"X:y Why ?\n" * 50)
-    with pytest.raises(FaultsError) as caught:
+    with pytest.raises(UserError) as caught:
         trec_questions(tmp_path / "file", "fine")
-    assert len(caught.value.faults) == 11
-    assert caught.value.faults[-1] == "… and 40 more"
+    lines = str(caught.value).split("\n")
+    assert lines[0].endswith("file: 50 faults")
+    assert lines[10] == "  line 10: 'X:y' is no label; labels are like `DESC:manner`, 50 of them"
+    assert lines[11:] == ["  … and 40 more; is this a file of --task?"]
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,28 @@ def test_text_of_one_window_is_read_as_transformers_reads_it(kind):
     tokens, plain = text(L), plain_model(kind)
     with torch.no_grad():
         expected = plain(tokens, labels=tokens)
-    found = memory_model(kind)(tokens, labels=tokens)
+    found = memory_model(kind, last_context_length=L)(tokens, labels=tokens)
     assert_close(found.logits, expected.logits)
     assert abs(found.loss - expected.loss) < 1e-9
+
+
+def test_an_interrupted_forward_pass_leaves_the_cache_as_it_was(monkeypatch):
+    model, tokens = memory_model(), text(2 * L + 6)
+    cache = new_cache(model)
+    model(tokens[:, : L + 5], past_key_values=cache)
+    norm = model.model.layers[1].post_attention_layernorm
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(norm, "forward", stop)
+        with pytest.raises(KeyboardInterrupt):
+            model(tokens[:, -3:], past_key_values=cache)
+    found = model(tokens[:, L + 5 :], past_key_values=cache).logits
+    whole = new_cache(model)
+    model(tokens[:, : L + 5], past_key_values=whole)
+    assert_close(found, model(tokens[:, L + 5 :], past_key_values=whole).logits, within=1e-12)
 
 
 def test_memory_reaches_the_first_token():
@@ -223,9 +242,9 @@ def test_all_faults_of_settings_are_told_at_once():
     assert error.value.faults == (
         "mem_layers: no layer 3: the model has 3, numbered from 0",
         "mem_layers names one twice: [0, 0, 3]",
-        "last_context_length: 4,096 tokens do not fit in a local context of 2,048",
         "mem_dtype: 'bfloat' is not known; did you mean 'bfloat16'?",
         "mem_attention_grouping: [4, 0]; two numbers from 1, [heads, queries], or null",
+        "last_context_length: 4,096 tokens do not fit in a local context of 2,048",
         "mem_limit: -1; at least 0 tokens, or null for all",
         "mem_top_k: 0; at least 1 key, or null for all",
         "mem_top_k: its index forgets nothing, so it has no `mem_limit`; leave one out",
@@ -237,6 +256,7 @@ def test_all_faults_of_settings_are_told_at_once():
     [
         ({"mem_layers": "6,12"}, "a list of layer numbers"),
         ({"mem_layers": [True]}, "no layer True"),
+        ({"mem_positionals": "no"}, "mem_positionals: 'no'; true or false"),
         ({"mem_attention_grouping": 4}, "two numbers from 1"),
         ({"mem_local_context": 0}, "at least 1 token"),
         ({"last_context_length": 0}, "at least 1 token"),

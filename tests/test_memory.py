@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from trainer.attention import BLOCK, plan_of
+from trainer.attention import BLOCK, Backend, plan_of
 from trainer.memory import CrossBatch, add_memory_layers, cross_batch, memory_blocks, visible
 from trainer.model import build_model
 from trainer.schedule import Memory, extra_contexts, positives_and_negatives
@@ -51,10 +52,22 @@ def dense_attention(
     return torch.stack(out)
 
 
-def random_model(*, kind: str = "llama", kv_heads: int = 2, layers: tuple[int, ...] = (1,)) -> Any:
+YARN = {"rope_type": "yarn", "factor": 8.0, "rope_theta": 10_000.0,
+        "original_max_position_embeddings": 64}  # fmt: skip
+
+
+def random_model(
+    *,
+    kind: str = "llama",
+    layers: tuple[int, ...] = (1,),
+    rope: dict[str, Any] | None = None,
+    backend: Backend = "sdpa",
+) -> Any:
     """A small planned model with memory layers and large float64 weights."""
-    config = AutoConfig.for_model(kind, **SIZES, num_key_value_heads=kv_heads, head_dim=8)
-    model: Any = build_model(config, backend="sdpa", loss_chunk=32)
+    config = AutoConfig.for_model(
+        kind, **SIZES, num_key_value_heads=2, head_dim=8, rope_parameters=rope
+    )
+    model: Any = build_model(config, backend=backend, loss_chunk=32)
     add_memory_layers(model, layers, positionals=True)
     model.to_empty(device="cpu")
     model.model.rotary_emb.reset(torch.device("cpu"))
@@ -64,13 +77,13 @@ def random_model(*, kind: str = "llama", kv_heads: int = 2, layers: tuple[int, .
     return model.double()
 
 
-def batch(entries: int, length: int, *, seed: int = 1) -> dict[str, Any]:
+def batch(entries: int, length: int, *, seed: int = 1, backend: Backend = "sdpa") -> dict[str, Any]:
     """What a planned model takes but for labels and memory."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(0, 90, (entries, length), generator=generator)
     positions = torch.arange(length).expand(entries, length)
     borders = torch.arange(0, entries * length + 1, length, dtype=torch.int32)
-    plan = plan_of(borders, shape=(entries, length), backend="sdpa")
+    plan = plan_of(borders, shape=(entries, length), backend=backend)
     return {"tokens": tokens, "positions": positions, **plan}
 
 
@@ -144,10 +157,10 @@ def test_memory_attention_is_the_dense_reference_with_its_gradients(
         torch.testing.assert_close(one, wanted, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3"])
-def test_memory_keys_are_those_of_position_zero(kind: str) -> None:
-    """The whole layer against transformers' own, told that other local contexts stand at 0."""
-    model = random_model(kind=kind)
+@pytest.mark.parametrize(("kind", "rope"), [("llama", None), ("qwen3", None), ("llama", YARN)])
+def test_memory_keys_are_those_of_position_zero(kind: str, rope: dict[str, Any] | None) -> None:
+    """As transformers' own layer rotates them, told that all tokens stand at 0."""
+    model = random_model(kind=kind, rope=rope)
     layer, states = model.model.layers[1].self_attn, torch.randn(4, 5, 32, dtype=torch.float64)
     angles = model.model.rotary_emb(states, torch.arange(5).expand(4, 5))
     at_zero = model.model.rotary_emb(states, torch.zeros(4, 5, dtype=torch.long))
@@ -171,7 +184,8 @@ def test_memory_keys_are_those_of_position_zero(kind: str) -> None:
 
     plain.forward(states, angles, None, cast(Any, Spy()), borders=plan["borders"])
     layer(states, angles, memory=cast(Any, Probe()))
-    torch.testing.assert_close(seen["raw_k"], plain_k, rtol=0, atol=1e-14)
+    # cos and sin, and with them YaRN's factor, are float32.
+    torch.testing.assert_close(seen["raw_k"], plain_k, rtol=1e-7 if rope else 0, atol=1e-14)
     torch.testing.assert_close(seen["local_k"], kept["k"], rtol=0, atol=1e-14)
 
 
@@ -243,6 +257,19 @@ def test_flex_attention_by_these_tiles_is_the_dense_reference() -> None:
     inputs = (x.double() for x in (q, local_k, raw_k, v))
     wanted = dense_attention(*inputs, published(entries, r, k), 0.25)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=2e-6)
+
+
+def test_layers_are_compiled_once_whatever_the_step_and_the_number_of_memory_layers() -> None:
+    torch._dynamo.reset()
+    model, graphs = random_model(layers=(0, 1, 2), backend="flex").float(), CompileCounter()
+    model.requires_grad_(False)  # FlexAttention has no gradients on the CPU
+    for layer in model.model.layers:
+        layer.compile(backend=graphs, fullgraph=True)
+    for r in (1, 3, 0, 2):
+        extra = torch.from_numpy(extra_contexts(4, range=r, packing=2, stepping=True))
+        plan = CrossBatch(extra, BLOCK, memory_blocks(extra, local_context=BLOCK))
+        model(**batch(4, BLOCK, backend="flex"), memory=plan if r else None)
+    assert graphs.frame_count == 2  # with memory, without
 
 
 def test_ranges_follow_the_schedule_that_is_given() -> None:

@@ -65,7 +65,7 @@ def test_angles_are_the_paper_s_and_those_of_the_exported_checkpoint(tmp_path, c
     theirs = LlamaRotaryEmbedding(loaded)
     ours = Fp32Rotary(LlamaRotaryEmbedding(extended(rope)))
     assert ours.inv_freq.tolist() == pytest.approx(expected, rel=1e-5)
-    assert ours.scaling == pytest.approx(scaling)
+    assert ours.attention_scaling == pytest.approx(scaling)
     positions = torch.tensor([[0, 1, 77, TRAINED, SEQ_LEN - 1], [5, 4, 3, 2, 1]])
     for found, plain in zip(ours(torch.ones(1), positions),
                             theirs(torch.ones(1), positions), strict=True):  # fmt: skip

@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 import torch
 from conftest import Builder, documents, write_jsonl
-from training import assert_same_weights, log, losses, small_checkpoint, train, weights
+from torch import nn
+from training import assert_same_weights, losses, small_checkpoint, train, weights
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipelines.shards import ShardedDataset
 from trainer.config import load_config
+from trainer.memory import add_memory_layers, cross_batch
+from trainer.metrics import Step
+from trainer.model import build_model, checkpoint_weights
+from trainer.step import take_step
 
 MEMORY = ("documents=false", "positions=continue", "memory.layers=[1]", "memory.packing=4")
 """Of runs on `streams`: 4 sequences of 128 tokens of one stream stay together."""
@@ -105,18 +110,55 @@ def test_a_sequence_may_hold_several_local_contexts(
     assert written.mem_local_context == 64
 
 
-def test_the_flops_of_memory_are_counted(streams: ShardedDataset, tmp_path: Path) -> None:
-    """Two layers, one with memory: (0, 1, 3, 3) * 2 local contexts seen, less what is not there."""
-    from trainer.metrics import Cost
-    from trainer.schedule import extra_contexts
+STEP = ("memory.local_context=64", "memory.range=null", "memory.range_from={0: 1, 1: 3}")
 
-    extra = extra_contexts(8, range=3, packing=4, stepping=True)
-    assert extra.tolist() == [0, 1, 2, 3, 0, 2, 3, 3]
-    cost = Cost(matmul_parameters=10, layers=2, width=4, memory_layers=1)
-    assert cost.visible(5, 7) == 6 * 10 * 5 + 12 * 4 * 2 * 7
-    assert cost.visible(5, 7, 100) - cost.visible(5, 7) == 12 * 4 * 100
-    assert run(streams, tmp_path / "run") == 0
-    assert all(line["mfu_visible"] is None for line in log(tmp_path / "run"))  # on the CPU
+
+@pytest.mark.parametrize("positionals", [True, False])
+def test_a_step_sees_what_the_configuration_says(
+    streams: ShardedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, positionals: bool
+) -> None:
+    """Two steps without learning, of 128 tokens as two local contexts, by hand."""
+    steps: list[Step] = []
+
+    def spy(*args: Any, **options: Any) -> Step:
+        steps.append(take_step(*args, **options))
+        return steps[-1]
+
+    monkeypatch.setattr("trainer.train.take_step", spy)
+    checkpoint, still = small_checkpoint(tmp_path / "start"), ("steps=2", "learning_rate=1e-30")
+    sets = (*STEP, *still, f"memory.positionals={str(positionals).lower()}")
+    assert run(streams, tmp_path / "run", *sets, model=str(checkpoint)) == 0
+
+    config = AutoConfig.from_pretrained(checkpoint)
+    model: Any = build_model(config, backend="sdpa", loss_chunk=64)
+    add_memory_layers(model, (1,), positionals=positionals)
+    model.to_empty(device="cpu")
+    model.model.rotary_emb.reset(torch.device("cpu"))
+    model.load_state_dict(checkpoint_weights(str(checkpoint)))
+    extra = {0: [0, 1, 1, 1] * 4, 1: [0, 1, 2, 3] + [0, 2, 3, 3] * 3}
+    rows = streams_of(streams)
+    for number, step in enumerate(steps):
+        tokens, labels = (x[8 * number : 8 * number + 8].reshape(-1, 64) for x in rows)
+        memory = cross_batch(torch.tensor(extra[number]), local_context=64)
+        with torch.no_grad():
+            plan = {"borders": torch.arange(0, 16 * 64 + 1, 64, dtype=torch.int32)}
+            positions = torch.arange(64).expand(16, 64)
+            total = model(tokens, positions, labels, memory=memory, **plan)
+        assert step.loss_tokens == int((labels != -100).sum())
+        assert step.loss == pytest.approx(float(total) / step.loss_tokens, rel=1e-5)
+        pairs, looked_up = 16 * 64 * 65 // 2, sum(extra[number]) * 64**2
+        products = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
+        assert step.flops_visible == 6 * products * 1024 + 12 * 32 * (2 * pairs + looked_up)
+
+
+def streams_of(dataset: ShardedDataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and labels of all sequences, as the format's own reader gives them."""
+    sequences = [dataset.sequence(i) for i in range(len(dataset))]
+    tokens = torch.stack([torch.from_numpy(s.tokens.astype("int64")) for s in sequences])
+    targets = torch.stack([torch.from_numpy(s.targets()) for s in sequences])
+    labels = torch.full_like(tokens, -100)
+    labels[:, :-1] = tokens[:, 1:].where(targets[:, 1:], labels[:, 1:])
+    return tokens, labels
 
 
 def test_everything_that_does_not_fit_is_told_at_once(
@@ -128,7 +170,7 @@ def test_everything_that_does_not_fit_is_told_at_once(
     assert "memory.layers: 7: the model has layers 0 to 1" in told
     assert "memory.packing: 3: the data set keeps 4 local contexts of a stream together" in told
     assert "micro_batch: has 4 local contexts, which must be a multiple of memory.packing" in told
-    assert "memory.range: 9: a microbatch has only 4 local contexts" in told
+    assert "memory: range 9: a microbatch has only 4 local contexts" in told
     assert "Traceback" not in told
     assert not (tmp_path / "run").exists()
 

@@ -138,7 +138,8 @@ class TrainConfig(Frozen):
         given = [key for key in ("steps", "tokens", "passes") if getattr(self, key) is not None]
         if len(given) != 1:
             have = " and ".join(f"`{key}`" for key in given) or "none"
-            raise ValueError(f"give one of `steps`, `tokens` and `passes` (given: {have})")
+            way = "; `--set KEY=null` takes one away" if given else ""
+            raise ValueError(f"give one of `steps`, `tokens` and `passes` (given: {have}){way}")
         if not self.documents and self.positions == "restart":
             raise ValueError(
                 "`documents: false` needs `positions: continue`: a token that sees other documents "

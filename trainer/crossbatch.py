@@ -1,16 +1,18 @@
 """How the microbatches of a run with memory layers are cut into local contexts."""
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipelines.errors import FaultsError
+from pipelines.errors import FaultsError, UserError
 from pipelines.shards import ShardedDataset
 from trainer.attention import BLOCK
 from trainer.config import TrainConfig
 from trainer.memory import CrossBatch, cross_batch
+from trainer.memory_settings import MemorySettings, memory_settings, name_settings
 from trainer.order import PassOrder
 from trainer.schedule import Memory, extra_contexts, positives_and_negatives
 
@@ -49,7 +51,7 @@ class LocalContexts:
         length = memory.local_context or dataset.seq_len
         if faults := [
             *_shape_faults(memory, length, dataset, cuda=cuda),
-            *_schedule_faults(memory, config.micro_batch * dataset.seq_len // length, steps),
+            *_schedule_faults(memory, config.micro_batch * dataset.seq_len / length, steps),
             *(f"memory.layers: {n}: the model has layers 0 to {layers - 1}"
               for n in memory.layers if n >= layers),
         ]:  # fmt: skip
@@ -77,8 +79,10 @@ class LocalContexts:
         extra = extra_contexts(
             self.count, range=reach, packing=self.memory.packing, stepping=self.memory.stepping
         )
-        plan = cross_batch(torch.from_numpy(extra).to(device), local_context=self.length)
-        return plan, int(extra.sum()) * self.length**2
+        there = torch.from_numpy(extra)
+        if device.type == "cuda":  # without waiting for what the device still does
+            there = there.pin_memory().to(device, non_blocking=True)
+        return cross_batch(there, local_context=self.length), int(extra.sum()) * self.length**2
 
     @property
     def local_pairs(self) -> int:
@@ -97,6 +101,37 @@ class LocalContexts:
             f"memory layers {', '.join(map(str, memory.layers))}; {self.count} local contexts of "
             f"{self.length:,} a microbatch; by place in the pack, at most own + others: {shown}"
         )
+
+
+def name_memory(config: Any, contexts: LocalContexts | None, *, model: str) -> None:
+    """Write into a model's configuration how it is to be read, by LongLLaMA's names.
+
+    Raises:
+        UserError: the model has other memory layers already.
+    """
+    before = memory_settings(config)
+    if contexts is None:
+        if before:
+            layers = list(before.mem_layers)
+            raise UserError(
+                f"{model}: has memory layers {layers}, and the configuration names none: add "
+                f"`memory`; with `{{layers: {layers}, range: 0}}` they are trained as others"
+            )
+        return
+    memory = contexts.memory
+    same = (memory.layers, memory.positionals)
+    if before and (before.mem_layers, before.mem_positionals) != same:
+        raise UserError(
+            f"{model}: has memory layers {list(before.mem_layers)}, positionals "
+            f"{before.mem_positionals}; the configuration names {list(memory.layers)}, positionals "
+            f"{memory.positionals}: name the same, or take `mem_layers` out of the model's "
+            "config.json to make it another"
+        )
+    usual = before or MemorySettings(mem_layers=memory.layers, local_context=contexts.length)
+    length, last = contexts.length, max(1, contexts.length // 2)
+    settings = replace(usual, mem_positionals=memory.positionals, local_context=length,
+                       last_context_length=last)  # fmt: skip
+    name_settings(config, settings)
 
 
 def _shape_faults(
@@ -122,15 +157,16 @@ def _shape_faults(
         )
 
 
-def _schedule_faults(memory: Memory, count: int, steps: int) -> Generator[str]:
-    if count % memory.packing:
+def _schedule_faults(memory: Memory, contexts: float, steps: int) -> Generator[str]:
+    count = int(contexts)
+    if contexts == count and count % memory.packing:
         yield (
             f"micro_batch: has {count} local contexts, which must be a multiple of memory.packing, "
             f"{memory.packing}"
         )
     if (most := max(memory.ranges())) >= count > 0:
         yield (
-            f"memory.range: {most}: a microbatch has only {count} local contexts, so none has so "
+            f"memory: range {most}: a microbatch has only {count} local contexts, so none has so "
             "many before it: raise `micro_batch` or lower the range"
         )
     for begin in memory.range_from or ():

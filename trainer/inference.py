@@ -20,7 +20,12 @@ from pipelines.errors import UserError
 from trainer.memory import add_memory_layers
 from trainer.memory_attention import faiss_module, lower_right
 from trainer.memory_cache import MemoryCache
-from trainer.memory_settings import MemorySettings, check_settings, memory_settings
+from trainer.memory_settings import (
+    MemorySettings,
+    check_settings,
+    memory_settings,
+    name_settings,
+)
 from trainer.model import FAMILIES
 
 __all__ = [
@@ -43,6 +48,11 @@ def as_memory_model(model: nn.Module, settings: MemorySettings) -> None:
         FaultsError: settings that cannot be.
     """
     lm = cast(Any, model)
+    if cast(Any, settings) is None:
+        raise UserError(
+            "memory: no settings: the model's config.json names no memory layers; name them, as in "
+            "`memory_settings(model.config, mem_layers=(6, 12, 18))`"
+        )
     if lm.config.model_type not in FAMILIES:
         raise UserError(
             f"memory: a model of type `{lm.config.model_type}`; known: {', '.join(FAMILIES)}"
@@ -55,8 +65,10 @@ def as_memory_model(model: nn.Module, settings: MemorySettings) -> None:
     add_memory_layers(model, settings.mem_layers, positionals=settings.mem_positionals)
     lm.set_attn_implementation(ATTENTION)
     kind = type(model)
-    model.__class__ = type(f"Memory{kind.__name__}", (MemoryModel, kind), {})
+    # By its plain name, which transformers writes into a saved configuration.
+    model.__class__ = type(kind.__name__, (MemoryModel, kind), {})
     lm.memory_settings = settings
+    name_settings(lm.config, settings)
 
 
 class MemoryModel:
@@ -124,13 +136,25 @@ class MemoryModel:
         config = options.get("generation_config")
         if options.get("use_cache", getattr(config, "use_cache", None)) is False:
             raise UserError("memory: `use_cache=False` would read the text anew for each token")
+        for name in ("prefill_chunk_size", "cache_implementation"):
+            if options.get(name, getattr(config, name, None)) is not None:
+                raise UserError(
+                    f"memory: `{name}` has no meaning with memory, which reads in windows of its "
+                    "own; leave it out"
+                )
         if options.get("past_key_values") is None:
             options["past_key_values"] = new_cache(self)
         return cast(Any, super()).generate(*args, **options)
 
 
 def new_cache(model: Any) -> MemoryCache:
-    """An empty memory for a model of `as_memory_model`."""
+    """An empty memory for a model of `as_memory_model`.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(model, MemoryModel):
+        raise UserError("memory: the model reads without memory; call `as_memory_model` first")
     return MemoryCache(model.config.num_hidden_layers, model.memory_settings)
 
 
@@ -159,7 +183,7 @@ def _read(model: Any, tokens: Tensor, cache: Any, *, split: bool) -> Iterator[Te
         raise UserError(f"memory: a cache of {cache.texts} texts, and input of {len(tokens)}")
     settings, length = model.memory_settings, tokens.shape[1]
     last = 0
-    if split and not cache.read and length > settings.local_context:
+    if split and not cache.read and length > settings.last_context_length:
         last = settings.last_context_length
     sizes = window_sizes(length - last, running=cache.running, most=settings.local_context)
     sizes += [last] if last else []

@@ -15,7 +15,8 @@ import transformers
 
 from pipelines.errors import UserError
 from trainer import classification, passkey, perplexity
-from trainer.subject import Subject, load_subject
+from trainer.memory_settings import MemorySettings
+from trainer.subject import Subject, load_subject, revision
 from trainer.tables import Table, write_results
 
 Measured = tuple[Table, dict[str, Any]]
@@ -40,6 +41,8 @@ def evaluate(args: argparse.Namespace, reach: int) -> None:
         raise UserError(
             f"{error}\ngive fewer --batch-tokens, shorter lengths, or with memory a --mem-grouping"
         ) from error
+    if subject.memory:
+        table = replace(table, title=f"{table.title}; {_described(subject.memory)}")
     print(table.markdown())
     if args.output:
         seconds = round(time.monotonic() - started, 1)
@@ -47,12 +50,17 @@ def evaluate(args: argparse.Namespace, reach: int) -> None:
         write_results(args.output, table, record, details)
 
 
+def _described(memory: MemorySettings) -> str:
+    layers = ", ".join(map(str, memory.mem_layers))
+    return f"memory layers {layers}, local context {memory.local_context:,}"
+
+
 def _circumstances(args: argparse.Namespace, subject: Subject) -> dict[str, Any]:
     config, device = subject.model.config, subject.model.device
     cuda = device.type == "cuda"
     return {
         "options": json.loads(json.dumps(vars(args), default=str)),
-        "revision": getattr(config, "_commit_hash", None),
+        "revision": revision(args.model),
         "rope": config.rope_parameters,
         "max_position_embeddings": config.max_position_embeddings,
         "memory": asdict(subject.memory) if subject.memory else None,
@@ -128,7 +136,7 @@ def _memory(args: argparse.Namespace, subject: Subject) -> Measured:
             n_scored = int(scores.tokens.sum())
             row += [n_scored, scores.token_weighted] if n_scored else []
         rows.append(row)
-    title = f"Perplexity by memory, {len(subject.documents)} documents, local context {local:,}"
+    title = f"Perplexity by memory, {len(subject.documents)} documents"
     after = f"tokens after {largest:,}", f"perplexity after {largest:,}"
     columns = ("context", "memory", "tokens scored", "perplexity", *after)[: len(rows[0])]
     return Table(title, columns, rows, columns[3::2], "perplexity"), {}

@@ -10,6 +10,7 @@ Shapes: E local contexts of L tokens, H heads, K key/value heads, D of a head, N
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, cast
 
 import torch
@@ -72,17 +73,27 @@ class MemoryAttention(nn.Module):
             local_q, local_k = (
                 x.to(v.dtype) for x in apply_rotary_pos_emb(q, k, *position_embeddings)
             )
+            if layer.memory_scaling != 1:
+                k = k * layer.memory_scaling
         out = memory.attend(layer.layer_idx, local_q, local_k, k, v, layer.scaling)
         return layer.o_proj(out.reshape(*hidden_states.shape[:-1], -1)), None
 
 
 def add_memory_layers(model: nn.Module, layers: tuple[int, ...], *, positionals: bool) -> None:
     """Make the attention of some layers look up memory, in place; parameters keep their names."""
+    stem = cast(Any, model).model
     for number in layers:
-        attention: Any = cast(Any, model).model.layers[number].self_attn
-        kind = type(attention)
-        attention.__class__ = type(f"Memory{kind.__name__}", (MemoryAttention, kind), {})
+        attention = stem.layers[number].self_attn
+        attention.__class__ = _memory_kind(type(attention))
         attention.memory_positionals = positionals
+        # YaRN makes rotated queries and keys longer, those of position 0 too.
+        attention.memory_scaling = float(stem.rotary_emb.attention_scaling)
+
+
+@cache
+def _memory_kind(kind: type) -> type:
+    """One class for all layers: compilation asks for it, and compiles once."""
+    return type(f"Memory{kind.__name__}", (MemoryAttention, kind), {})
 
 
 @dataclass(frozen=True, slots=True)

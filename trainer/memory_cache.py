@@ -26,20 +26,15 @@ class LocalWindow:
     def __init__(self, length: int) -> None:
         self._length = length
         self._kv: tuple[Tensor, Tensor] | None = None
-        self._used = 0
 
-    def add(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append those of T tokens; gives those of the window so far."""
+    def add(self, k: Tensor, v: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Write those of T tokens from a place on; gives those of the window so far."""
         if self._kv is None:
             self._kv = (_room(k, self._length), _room(v, self._length))
-        start, self._used = self._used, self._used + k.shape[2]
+        end = start + k.shape[2]
         for kept, new in zip(self._kv, (k, v), strict=True):
-            kept[:, :, start : self._used] = new
-        return self._kv[0][:, :, : self._used], self._kv[1][:, :, : self._used]
-
-    def close(self) -> None:
-        """Forget the window; the next one begins."""
-        self._used = 0
+            kept[:, :, start:end] = new
+        return self._kv[0][:, :, :end], self._kv[1][:, :, :end]
 
     def reorder(self, rows: Tensor) -> None:
         """Let each text go on from another's."""
@@ -61,10 +56,12 @@ class MemoryLayer:
         self.expected = 0
         """Tokens that will have been read soon: room for them is made at once."""
 
-    def attend(self, q: Tensor, local_k: Tensor, raw_k: Tensor, v: Tensor, scale: float) -> Tensor:
-        """As `Lookup.attend`."""
+    def attend(
+        self, q: Tensor, local_k: Tensor, raw_k: Tensor, v: Tensor, scale: float, start: int
+    ) -> Tensor:
+        """As `Lookup.attend`, of tokens that stand in the running window from `start` on."""
         width = q.shape[3]
-        self._add(*(_padded(x, self._width(width)) for x in (local_k, raw_k, v)))
+        self._add(*(_padded(x, self._width(width)) for x in (local_k, raw_k, v)), start=start)
         q = _padded(q, self._width(width))
         grouping, top = self._settings.mem_attention_grouping, self._settings.mem_top_k
         if self._search is None or top is None or not self._size:
@@ -102,9 +99,9 @@ class MemoryLayer:
         if self._search is not None:
             self._search.reorder(rows.tolist())
 
-    def _add(self, local_k: Tensor, raw_k: Tensor, v: Tensor) -> None:
+    def _add(self, local_k: Tensor, raw_k: Tensor, v: Tensor, *, start: int) -> None:
         raw = self._make_room(v)
-        start, self._used = self._used, self._used + v.shape[2]
+        self._used = start + v.shape[2]
         for x, new in zip((*self._window(), raw), (local_k, v, raw_k), strict=True):
             x[:, :, start : self._used] = new
 
@@ -201,13 +198,14 @@ class MemoryCache(Cache):
 
         Returns those of the running window so far.
         """
-        return self._local[layer_idx].add(key_states, value_states)
+        return self._local[layer_idx].add(key_states, value_states, self.running)
 
     def attend(
         self, layer: int, q: Tensor, local_k: Tensor, raw_k: Tensor, v: Tensor, scale: float
     ) -> Tensor:
         """As `Lookup.attend`; keeps the keys and values."""
-        return self._memory[layer].attend(q, local_k, raw_k, v, scale)
+        # Not where the layer's last tokens end: an interrupted forward pass left some there.
+        return self._memory[layer].attend(q, local_k, raw_k, v, scale, self.running)
 
     def advance(self, texts: int, tokens: int) -> None:
         """Count tokens that all layers have read."""
@@ -215,7 +213,7 @@ class MemoryCache(Cache):
 
     def close_window(self) -> None:
         """Move the running window to memory; the next one begins at position 0."""
-        for layer in (*self._memory.values(), *self._local.values()):
+        for layer in self._memory.values():
             layer.close()
         self.running = 0
 

@@ -70,6 +70,14 @@ def memory_settings(config: Any, **overrides: Any) -> MemorySettings | None:
     return settings
 
 
+def name_settings(config: Any, settings: MemorySettings) -> None:
+    """Write settings into a configuration of transformers, for `memory_settings` to read."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        name = "mem_local_context" if field.name == "local_context" else field.name
+        setattr(config, name, list(value) if isinstance(value, tuple) else value)
+
+
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
@@ -80,7 +88,9 @@ def check_settings(settings: MemorySettings, config: Any) -> None:
     Raises:
         FaultsError: something cannot.
     """
-    faults = [*_layer_faults(settings, config), *_length_faults(settings, config)]
+    faults = [
+        *_layer_faults(settings, config), *_type_faults(settings), *_length_faults(settings, config)
+    ]  # fmt: skip
     if faults:
         raise FaultsError("memory", faults)
 
@@ -98,10 +108,25 @@ def _layer_faults(settings: MemorySettings, config: Any) -> Iterator[str]:
         yield f"mem_layers names one twice: {list(named)}"
 
 
+def _type_faults(settings: MemorySettings) -> Iterator[str]:
+    positionals: Any = settings.mem_positionals
+    if not isinstance(positionals, bool):
+        yield f"mem_positionals: {positionals!r}; true or false"
+    if settings.mem_dtype not in DTYPES:
+        close = did_you_mean(str(settings.mem_dtype), DTYPES) or "; known: " + ", ".join(DTYPES)
+        yield f"mem_dtype: {settings.mem_dtype!r} is not known{close}"
+    grouping: Any = settings.mem_attention_grouping
+    if grouping is not None and not (
+        isinstance(grouping, tuple) and len(grouping) == 2 and all(whole(n, 1) for n in grouping)
+    ):
+        shown = list(grouping) if isinstance(grouping, tuple) else grouping
+        yield f"mem_attention_grouping: {shown!r}; two numbers from 1, [heads, queries], or null"
+
+
 def _length_faults(settings: MemorySettings, config: Any) -> Iterator[str]:
     s, length = settings, settings.local_context
     if not whole(length, 1):
-        yield f"local_context: {length!r}; at least 1 token"
+        yield f"local_context: {length!r}; a whole number of tokens, at least 1 token"
     if not whole(s.last_context_length, 1):
         yield f"last_context_length: {s.last_context_length!r}; at least 1 token"
     elif whole(length, 1) and s.last_context_length > length:
@@ -115,15 +140,6 @@ def _length_faults(settings: MemorySettings, config: Any) -> Iterator[str]:
             f"local_context: {length:,} tokens, but the model attends in a sliding window of "
             f"{sliding:,}; at most that, or set `sliding_window` to null in its config.json"
         )
-    if s.mem_dtype not in DTYPES:
-        close = did_you_mean(str(s.mem_dtype), DTYPES) or "; known: " + ", ".join(DTYPES)
-        yield f"mem_dtype: {s.mem_dtype!r} is not known{close}"
-    grouping: Any = s.mem_attention_grouping
-    if grouping is not None and not (
-        isinstance(grouping, tuple) and len(grouping) == 2 and all(whole(n, 1) for n in grouping)
-    ):
-        shown = list(grouping) if isinstance(grouping, tuple) else grouping
-        yield f"mem_attention_grouping: {shown!r}; two numbers from 1, [heads, queries], or null"
     if s.mem_limit is not None and not whole(s.mem_limit, 0):
         yield f"mem_limit: {s.mem_limit!r}; at least 0 tokens, or null for all"
     if s.mem_top_k is not None and not whole(s.mem_top_k, 1):

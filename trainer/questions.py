@@ -102,7 +102,10 @@ def _checked(
         except UserError as error:
             faults.append(f"{place}: {error}")
     if len(faults) > 10:
-        faults[10:] = [f"… and {len(faults) - 10:,} more"]
+        more = f"  … and {len(faults) - 10:,} more; is this a file of --task?"
+        raise UserError(
+            "\n".join([f"{path}: {len(faults):,} faults", *(f"  {f}" for f in faults[:10]), more])
+        )
     if faults:
         raise FaultsError(f"{path}", faults)
     if not found:
@@ -147,8 +150,11 @@ def _trec_labels(fields: Mapping[str, Any]) -> tuple[str, str | None]:
         fine = f"{coarse}:{fine}"  # as the older edition names them
     if fine is None and coarse in COARSE:
         return coarse, None
+    if fine is None:
+        raise UserError("neither `fine_label` nor `coarse_label`")
     if fine not in FINE:
-        raise UserError(f"{fine!r} is no label{did_you_mean(str(fine), FINE)}")
+        close = did_you_mean(str(fine), FINE) or "; labels are like `DESC:manner`, 50 of them"
+        raise UserError(f"{fine!r} is no label{close}")
     return fine.partition(":")[0], fine
 
 

@@ -95,7 +95,7 @@ class Fp32Rotary(nn.Module):
         self.config: PreTrainedConfig = inner.config  # type: ignore[assignment]
         self._kind = type(inner)
         self.inv_freq = nn.Buffer(cast(torch.Tensor, inner.inv_freq), persistent=False)
-        self.scaling = float(inner.attention_scaling)  # type: ignore[arg-type]
+        self.attention_scaling = float(inner.attention_scaling)  # type: ignore[arg-type]
 
     def reset(self, device: torch.device) -> None:
         """Compute the frequencies anew, for a module that was made without memory."""
@@ -107,4 +107,4 @@ class Fp32Rotary(nn.Module):
         """cos and sin, float32 [B, T, head_dim] each, of positions int64 [B, T]."""
         angles = position_ids[..., None].float() * self.inv_freq.to(x.device).float()
         angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos() * self.scaling, angles.sin() * self.scaling
+        return angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling

@@ -75,7 +75,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     if now["config"]["memory"]:
         free.remove("micro_batch")  # local contexts see others of their microbatch
     old, new = (
-        {**run, **{k: v for k, v in run["config"].items() if k not in free}}
+        {**run, **_flat({k: v for k, v in run["config"].items() if k not in free})}
         for run in (before, now)
     )
     return [
@@ -83,3 +83,12 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for key, value in new.items()
         if key != "config" and old.get(key) != value
     ]
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a configuration as `--set` names them."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        nested = isinstance(value, dict)
+        flat |= {f"{key}.{k}": v for k, v in value.items()} if nested else {key: value}
+    return flat

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import transformers
 from pydantic import ValidationError
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from pipelines.errors import FaultsError, UserError
 from pipelines.references import Reference
@@ -108,6 +110,15 @@ def _questions(args: argparse.Namespace) -> tuple[list[Question], list[Question]
     if args.task == "webqs":
         return web_questions(args.train), web_questions(args.test)
     return trec_questions(args.train, args.labels), trec_questions(args.test, args.labels)
+
+
+def revision(name: str) -> str | None:
+    """The commit of a hub repository that a model came from; None for a folder."""
+    place = name.partition("::")[0]
+    if not Path(place).exists():
+        with suppress(OSError):
+            return extract_commit_hash(cached_file(place, "config.json"), None)
+    return None
 
 
 def _digests(paths: Sequence[Path]) -> dict[str, str]:

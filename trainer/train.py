@@ -32,7 +32,7 @@ from trainer.attention import choose_backend
 from trainer.cache import open_dataset
 from trainer.checkpoint import Checkpoints
 from trainer.config import TrainConfig, load_config, microbatches, total_steps
-from trainer.crossbatch import LocalContexts
+from trainer.crossbatch import LocalContexts, name_memory
 from trainer.export import export_model, gathered_weights
 from trainer.loader import Loader, Microbatch, check_state
 from trainer.memory import add_memory_layers
@@ -73,7 +73,7 @@ def train(options: argparse.Namespace, device: torch.device) -> int:
     contexts = LocalContexts.of(
         config, dataset, layers=built.num_hidden_layers, steps=steps, cuda=device.type == "cuda"
     )
-    _name_memory(built, contexts, options.model)
+    name_memory(built, contexts, model=options.model)
     compute = getattr(torch, config.compute)
     backend = choose_backend(
         config.attention,
@@ -136,22 +136,6 @@ def train(options: argparse.Namespace, device: torch.device) -> int:
         return STOPPED
     _export(run, built, output)
     return FINISHED
-
-
-def _name_memory(config: Any, contexts: LocalContexts | None, model: str) -> None:
-    """Write into a model's configuration how it is to be read, by LongLLaMA's names."""
-    if contexts is None:
-        if before := getattr(config, "mem_layers", None):
-            raise UserError(
-                f"{model}: has memory layers {list(before)}, and the configuration names none: add "
-                f"`memory`; with `{{layers: {list(before)}, range: 0}}` they are trained as others"
-            )
-        return
-    config.mem_layers = list(contexts.memory.layers)
-    config.mem_positionals = contexts.memory.positionals
-    config.mem_local_context = contexts.length
-    config.last_context_length = contexts.length // 2
-    config.mem_dtype = getattr(config, "mem_dtype", "bfloat16")
 
 
 def _give_weights(
