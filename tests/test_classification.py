@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.errors import FaultsError, UserError
+from trainer import evaluate
 from trainer.classification import ask, counts, drawn, is_label, is_named
 from trainer.questions import COARSE, FINE, Question, trec_questions, web_questions
 
@@ -251,6 +252,13 @@ def test_questions_are_drawn_by_the_seed_in_the_order_of_the_file():
 def test_contexts_that_say_nothing_are_refused(contexts, message):
     with pytest.raises(UserError, match=f"--contexts {contexts[-1]}: {message}"):
         run(lambda ids, n: "", contexts=contexts)
+
+
+def test_labels_are_of_trec_alone(capsys):
+    files = ("--train", "train.json", "--test", "test.json")
+    command = ["--model", "none", "classify", "--task", "webqs", "--labels", "coarse", *files]
+    assert evaluate.main(command) == 2
+    assert capsys.readouterr().err == "error: --labels coarse: only --task trec has labels\n"
 
 
 def test_what_is_read_is_a_path(tmp_path: Path):

@@ -99,8 +99,8 @@ def _classify_options(add: Callable[..., Any]) -> None:
     add("--contexts", type=_wholes, default="2048,4096,6144,8192", metavar="N,…",
         help="tokens of prompt and answer (default %(default)s)")  # fmt: skip
     add("--questions", type=_whole, metavar="N", help="ask N, drawn by --seed (default: all)")
-    add("--labels", choices=("coarse", "fine"), default="fine", help="of trec: 6 or 50 types "
-        "(default %(default)s)")  # fmt: skip
+    add("--labels", choices=("coarse", "fine"), help="of trec: 6 types or 50 "
+        "(default fine)")  # fmt: skip
     add("--seed", type=int, default=0, metavar="N", help="default %(default)s")
 
 

@@ -8,13 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pipelines.errors import UserError
-from pipelines.options import Frozen, Real, Share, Weight, Whole
+from pipelines.options import Frozen, Real, Share, Weight
 from pipelines.yaml_model import parse_model
 from trainer.rope import Rope
-from trainer.schedule import Memory
+from trainer.schedule import Count, Memory, Natural
 
-Count = Annotated[Whole, Field(ge=1)]
-Natural = Annotated[Whole, Field(ge=0)]
 Decay = Annotated[Real, Field(ge=0, lt=1)]
 Positive = Annotated[Real, Field(gt=0)]
 

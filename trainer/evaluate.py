@@ -52,6 +52,9 @@ def check(args: argparse.Namespace) -> int:
         args.lengths = args.lengths or [args.max_length * i // 32 for i in range(1, 33)]
         return args.lengths[-1]
     if args.command == "classify":
+        if args.labels and args.task != "trec":
+            raise UserError(f"--labels {args.labels}: only --task trec has labels")
+        args.labels = args.labels or "fine"
         return args.contexts[-1]
     if (args.data is None) == (not args.text):
         raise UserError("either --data or --text says which documents to score")
