@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from gpu import versions
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional
 from transformers import Qwen3Config
 
 from trainer.attention import Backend, choose_backend, plan_of
@@ -67,7 +67,7 @@ class Task:
         parts = [_column(mark, keys), self._symbols(keys, self.key),
                  _column(VALUE, keys), self._symbols(values, self.value)]  # fmt: skip
         tokens = torch.cat(parts, dim=-1).flatten(1)
-        return F.pad(tokens, (0, self.length - tokens.shape[1]), value=PADDING)
+        return functional.pad(tokens, (0, self.length - tokens.shape[1]), value=PADDING)
 
     def _symbols(self, numbers: Tensor, count: int) -> Tensor:
         places = self.symbols ** torch.arange(count, device=numbers.device)
