@@ -133,7 +133,7 @@ class Subject:
 
 
 def main() -> None:
-    """Measure both stages of a run."""
+    """Measure the stages of a run, as far as it got."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("--run", type=Path, required=True, help="folder of dictionary.py")
@@ -148,12 +148,13 @@ def main() -> None:
     trained = argparse.Namespace(**training["options"])
     task = Task(trained.symbols, trained.key, trained.value, trained.local_context)
     result = {**versions(), "task": asdict(task), "published": "more than 92 % at 16M tokens"}
-    for stage in ("before", "after"):
+    for stage in dict.fromkeys(line["stage"] for line in training["log"]):
         weights = load_file(options.run / f"{stage}.safetensors", device=str(device))
         with torch.no_grad():
             result[stage] = _measure(stage, weights, trained, task, device, options)
-    if options.output:
-        options.output.write_text(json.dumps({**result, "training": training}, indent=1) + "\n")
+        if options.output:
+            text = json.dumps({**result, "training": training}, indent=1)
+            options.output.write_text(text + "\n")
 
 
 def _measure(
