@@ -29,7 +29,7 @@ from training import (
 )
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import trainer.train
+import trainer.loop
 from pipelines.shards import ShardedDataset
 from trainer.attention import plan_of
 from trainer.export import main as export
@@ -69,16 +69,16 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 KILLED = """
 import os, pathlib, signal, sys, time
-import torch, trainer.train as command
+import torch, trainer.loop as loop, trainer.train as command
 torch.set_num_threads(1)
-take_step, latest = command.take_step, pathlib.Path(sys.argv.pop(1), "checkpoints", "latest")
+take_step, latest = loop.take_step, pathlib.Path(sys.argv.pop(1), "checkpoints", "latest")
 def step_or_death(run, *args, **options):
     while run.done == 5:
         if latest.exists() and latest.read_text() == "step-00000004\\n":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.01)
     return take_step(run, *args, **options)
-command.take_step = step_or_death
+loop.take_step = step_or_death
 sys.exit(command.main(sys.argv[1:]))
 """
 
@@ -118,7 +118,7 @@ def test_a_stopped_run_goes_on_with_the_same_command(
 
     output = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.train, "take_step", interrupted)
+        patch.setattr(trainer.loop, "take_step", interrupted)
         assert train(dataset, output, f"steps={STEPS}", "checkpoints.every=100") == 143
     said = capsys.readouterr().out
     assert said.endswith("stopped after step 5; the same command goes on from there\n")
@@ -131,7 +131,7 @@ def test_a_stopped_run_goes_on_with_the_same_command(
 def test_keys_that_move_no_result_may_change_in_a_run(dataset, whole, tmp_path, monkeypatch):
     output = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.train, "take_step", stopping_after(3))
+        patch.setattr(trainer.loop, "take_step", stopping_after(3))
         assert train(dataset, output, f"steps={STEPS}") == 143
     free = ("activation_checkpointing=full", "loss_chunk=100", "loader.prefetch=1",
             "micro_batch=4", "log_every=2", "attention=sdpa")  # fmt: skip

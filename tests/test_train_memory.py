@@ -124,7 +124,7 @@ def test_a_step_sees_what_the_configuration_says(
         steps.append(take_step(*args, **options))
         return steps[-1]
 
-    monkeypatch.setattr("trainer.train.take_step", spy)
+    monkeypatch.setattr("trainer.loop.take_step", spy)
     checkpoint, still = small_checkpoint(tmp_path / "start"), ("steps=2", "learning_rate=1e-30")
     sets = (*STEP, *still, f"memory.positionals={str(positionals).lower()}")
     assert run(streams, tmp_path / "run", *sets, model=str(checkpoint)) == 0
