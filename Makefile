@@ -14,7 +14,7 @@ demo: .venv/.runtime
 	$(BIN)/python -m pipelines.build --mixture mixtures/demo.yaml --output $(DEMO)
 
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: .venv/.dev
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 
@@ -21,6 +22,12 @@ from pipelines.run import build
 from pipelines.shards import ShardedDataset
 from pipelines.stages import Stage
 from pipelines.tokenizer import fetch_tokenizer, load_tokenizer
+
+# Of property tests neither examples nor their making is timed: a busy machine fails no test.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

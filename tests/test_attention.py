@@ -127,7 +127,7 @@ def batches(draw: st.DrawFn) -> tuple[tuple[int, int], Tensor]:
 
 
 @given(batches())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_tiles_cover_what_is_visible_and_nothing_more(batch):
     shape, borders = batch
     blocks = context_blocks(borders, shape=shape)

@@ -218,7 +218,7 @@ def test_more_context_adds_examples_after_the_same_first_ones():
     assert [one.tokens for one in asked] == [len(ids) for ids in prompts]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(60, 500), st.integers(0, 5))
 def test_as_many_examples_as_fit(context, seed):
     room = []

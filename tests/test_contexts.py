@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipelines.contexts import Contexts, Frame, compose, subset_of
 from pipelines.corpus import Corpus
 
-quick = settings(max_examples=150, deadline=None)
+quick = settings(max_examples=150)
 FRAMES = st.builds(Frame, st.integers(0, 1), st.integers(0, 1))
 
 
@@ -183,7 +183,6 @@ def test_a_subset_is_found_where_there_is_one(lengths: list[int], total: int) ->
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8), data=st.data())
-@settings(deadline=None)
 def test_a_subset_that_is_a_beginning_is_taken(lengths: list[int], data: st.DataObject) -> None:
     n = data.draw(st.integers(1, len(lengths)))
     assume(sum(lengths[:n]))

@@ -110,7 +110,7 @@ def test_the_first_packs_of_a_microbatch_see_only_what_is_there():
 # --- the order -----------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_packs_stay_whole_and_in_order_for_any_ranks_and_in_every_pass(packs, data):
     ranks, held, rounds = (data.draw(st.integers(1, n)) for n in (4, 3, 2))

@@ -306,9 +306,7 @@ def planted(draw: st.DrawFn) -> tuple[list[list[str]], str]:
     return runs, text
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(planted=planted(), margin=st.integers(0, 6))
 def test_pieces_hold_all_words_but_those_of_the_question_and_its_margin(
     planted, margin, builder, index

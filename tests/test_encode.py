@@ -33,9 +33,7 @@ Part = tuple[str, str, int]
 Items = list[tuple[str, str]]
 """What a document is made of: stretches of text, and control tokens by name."""
 
-quick = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

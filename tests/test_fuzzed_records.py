@@ -169,7 +169,7 @@ def test_a_good_record_is_kept(name, prepared_by):
 
 
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_record_becomes_a_document_or_is_dropped_with_a_reason(
     name, prepared_by, data, tmp_path_factory
@@ -223,7 +223,7 @@ TASK = {"Definition": ["do"], "Positive Examples": [{"input": "a", "output": "b"
 
 
 @pytest.mark.parametrize("policy", ["few_shot", "pack"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(task=spoilt(TASK))
 def test_any_task_file_becomes_documents_or_stops_the_build(
     policy, task, tokenizer_model, tmp_path_factory

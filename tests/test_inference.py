@@ -69,7 +69,7 @@ def test_tokens_read_one_by_one_after_a_prompt_see_what_the_dense_forward_lets_t
     assert cache.get_seq_length() == length + 21
 
 
-@tries(max_examples=30, deadline=None)
+@tries(max_examples=30)
 @given(
     st.lists(st.integers(1, 2 * L + 3), min_size=1, max_size=6),
     st.sampled_from([None, 0, 1, 7, 11, 16]),

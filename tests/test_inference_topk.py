@@ -63,7 +63,7 @@ def test_without_faiss_the_extra_is_named(monkeypatch):
         as_memory_model(plain_model(), settings(mem_top_k=3))
 
 
-@tries(max_examples=60, deadline=None)
+@tries(max_examples=60)
 @given(
     st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.integers(0, 9),
     st.integers(1, 13), st.integers(1, 10),

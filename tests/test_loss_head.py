@@ -43,7 +43,7 @@ def exact(h: Tensor, linear: nn.Linear, labels: Tensor, factor: float) -> tuple[
     factor=st.sampled_from([1.0, 0.125, 3.0]),
     integers=st.sampled_from([torch.int32, torch.int64]),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_chunk_gives_pytorch_s_loss_and_gradients(rows, ids, chunk, factor, integers):
     labels = labels_of(ids * rows, rows).to(integers)
     linear, h = head(chunk), hidden(rows, len(ids))

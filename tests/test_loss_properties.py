@@ -164,7 +164,7 @@ def prepared_by(
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "byte level"])
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_tokens_with_loss_are_the_answers_and_all_tokens_the_text(name, kind, prepared_by, data):
     case = CASES[name]

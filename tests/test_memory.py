@@ -127,7 +127,7 @@ def test_local_contexts_see_those_before_them_as_published(entries: int, r: int,
     assert seen == published(entries, r, k)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     shape=st.sampled_from([(8, 6, 4), (8, 3, 4), (8, 7, 4), (4, 2, 2), (6, 2, 1), (3, 0, 1)]),
     length=st.integers(1, 9),

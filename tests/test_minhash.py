@@ -253,7 +253,7 @@ def test_matches_do_not_depend_on_what_else_is_in_the_batch():
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_best_of_the_best_of_batches_are_the_best_of_all(data):
     n = data.draw(st.integers(0, 60))
     column = lambda low, high: np.array(  # noqa: E731

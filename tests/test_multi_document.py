@@ -98,7 +98,7 @@ def test_the_template_is_the_published_one():
     assert (rendered.controls, rendered.framed, rendered.shrink) == ((), False, None)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.integers(0, 10_000),
     st.sampled_from(["bm25", "random"]),

@@ -76,19 +76,19 @@ def below_the_table_end(text: str) -> str:
     return "".join(char for char in text if ord(char) < 0x32400)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(texts=st.lists(TEXTS, max_size=4))
 def test_words_are_those_of_the_plain_implementation(texts: list[str]) -> None:
     check_all(DEFAULT, texts, Dictionary())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(texts=st.lists(TEXTS.map(below_the_table_end), max_size=4))
 def test_helm_words_are_those_of_the_plain_implementation(texts: list[str]) -> None:
     check_all(HELM, texts, Dictionary())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=6), name=st.sampled_from(["default", "helm"]))
 def test_words_do_not_depend_on_the_batch(texts: list[str], name: str) -> None:
     normalizer = DEFAULT if name == "default" else HELM
@@ -198,7 +198,7 @@ def test_helm_words_are_helms_with_its_empty_ones(text: str, expected: list[str]
     assert words_of(text, HELM) == (expected, expected)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=TEXTS)
 def test_spans_cut_whole_characters(text: str) -> None:
     content = text.encode()

@@ -66,14 +66,14 @@ any_mixture = {
 }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(**any_mixture)
 def test_every_prefix_is_within_one_sequence_of_every_share(sources, global_batch, window):
     order = ordered(sources, global_batch=global_batch, window=window)
     assert worst_deviation(order, sources) == order.max_deviation <= T
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(mixtures(), st.data())
 def test_units_of_several_sequences_stay_within_their_own_size(sources, data):
     rows = [data.draw(st.sampled_from([1, 1, 3])) for _ in sources]
@@ -88,7 +88,7 @@ def test_units_of_several_sequences_stay_within_their_own_size(sources, data):
         assert all(deviation <= bound for deviation, bound in zip(prefix, bounds, strict=True))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(**any_mixture)
 def test_every_unit_is_placed_exactly_once(sources, global_batch, window):
     order = ordered(sources, global_batch=global_batch, window=window)
@@ -96,7 +96,7 @@ def test_every_unit_is_placed_exactly_once(sources, global_batch, window):
     assert placed == [(s, u) for s, given_ in enumerate(sources) for u in range(len(given_.tokens))]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(**any_mixture)
 def test_units_leave_their_sources_order_only_inside_a_window(sources, global_batch, window):
     order = ordered(sources, global_batch=global_batch, window=window)

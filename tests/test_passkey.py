@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 
@@ -60,7 +60,6 @@ def test_the_prompt_is_the_published_one():
     )
 
 
-@settings(deadline=None)
 @given(st.integers(100, 3_000), st.floats(0, 1), st.integers(10_000, 99_999))
 def test_a_prompt_fills_its_length_to_within_a_sentence(length, depth, key):
     before, after = filler_that_fits(words, str(key), length=length, depth=depth)
@@ -86,7 +85,6 @@ def uneven(text: str) -> list[int]:
     return words(text) + [0] * (text.count("\n") * len(text) // 500)
 
 
-@settings(deadline=None)
 @given(st.sampled_from([words, list, uneven]), st.integers(100, 3_000), st.floats(0, 1))
 def test_the_filler_is_the_most_that_fits_whatever_the_tokenizer(encode, length, depth):
     if len(encode(prompt("12345", before=0, after=0))) > length:

@@ -123,7 +123,7 @@ NASTY += [
 NASTY += ["Ptolemy", "x" * 900, "x-" * 40]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     data=st.data(),
     margin=st.integers(0, 40),

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 from conftest import Builder, prose, write_jsonl
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import FaultsError
@@ -30,7 +30,6 @@ def dialogues(n: int) -> list[dict[str, object]]:
     ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.data())
 def test_what_is_taken_whole_holds_just_the_quota_and_keeps_what_came_first(lengths, data):
     weighed = np.array(lengths)

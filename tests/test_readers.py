@@ -123,7 +123,7 @@ awkward = st.lists(
 # --- lines ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(awkward, st.integers(1, 64), st.integers(1, 64), st.lists(st.integers(1, 40), min_size=1))
 def test_cutting_a_stream_loses_nothing(data, target, max_record, chunk_sizes):
     stream, sizes = io.BytesIO(data), itertools.cycle(chunk_sizes)
@@ -159,7 +159,7 @@ def test_byte_ranges_of_every_small_file_read_every_line_exactly_once(tmp_path):
                 assert numbered(blocks) == naive_lines(bytes(content), 2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(awkward, st.integers(1, 50), st.integers(1, 64), st.integers(1, 40))
 def test_byte_ranges_of_a_plain_file_read_every_line_exactly_once(data, block, max_record, reads):
     with tempfile.TemporaryDirectory() as folder, block_bytes(block, reads):
@@ -174,7 +174,7 @@ def test_byte_ranges_of_a_plain_file_read_every_line_exactly_once(data, block, m
             assert all(split.first <= offset < split.last for offset in mine)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(awkward, st.integers(1, 50), st.integers(1, 7), st.sampled_from(["zst", "gz"]))
 def test_any_number_of_strides_together_read_every_block_once(data, block, strides, codec):
     with tempfile.TemporaryDirectory() as folder, block_bytes(block, 16):

@@ -78,7 +78,7 @@ def test_scores_computed_by_hand(tmp_path):
 TEXTS = st.lists(st.sampled_from("a b c d e".split()), min_size=1, max_size=6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(TEXTS, min_size=1, max_size=12, unique_by=tuple), TEXTS)
 def test_scores_follow_the_formula_and_ranks_the_scores(tmp_path_factory, texts, query):
     folder = tmp_path_factory.mktemp("index")

@@ -81,7 +81,7 @@ def benchmarks(draw: st.DrawFn) -> list[Instance]:
     return instances
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data(), n=st.integers(3, 8), alone=st.integers(3, 8))
 def test_found_is_what_the_plain_rules_find(data: st.DataObject, n: int, alone: int) -> None:
     instances = data.draw(benchmarks())
@@ -98,7 +98,7 @@ def test_found_is_what_the_plain_rules_find(data: st.DataObject, n: int, alone: 
         compare(one, plain.find(text.encode()), instances, text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_found_does_not_depend_on_the_batch(data: st.DataObject) -> None:
     search = searcher([instance("a b c d-e 1 2", "it's 中 d"), instance("b b b a c", id="2")], n=4)

@@ -121,7 +121,7 @@ def test_segments_that_differ_in_one_byte_are_never_taken_for_each_other():
 
 
 @pytest.mark.parametrize("name", ["tiny", "mistral"])
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_random_hostile_texts_get_the_ids_of_sentencepiece(name, data):
     parts = st.sampled_from(

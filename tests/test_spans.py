@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.spans import Spans, tokens_holding
@@ -45,7 +45,6 @@ def lists(spans: Spans) -> list[Pairs]:
     return [list(zip(starts[a:b], ends[a:b], strict=True)) for a, b in bounds]
 
 
-@settings(deadline=None)
 @given(DOCUMENTS)
 def test_an_arrow_column_holds_them_unchanged(documents: list[Pairs]) -> None:
     spans = spans_of(documents)
@@ -58,7 +57,6 @@ def test_an_arrow_column_holds_them_unchanged(documents: list[Pairs]) -> None:
     ]
 
 
-@settings(deadline=None)
 @given(DOCUMENTS, st.data())
 def test_a_slice_of_a_column_holds_its_own(documents: list[Pairs], data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(documents)))
@@ -68,7 +66,6 @@ def test_a_slice_of_a_column_holds_its_own(documents: list[Pairs], data: st.Data
     assert lists(Spans.of(chunks)) == documents[start:stop]
 
 
-@settings(deadline=None)
 @given(DOCUMENTS, st.integers(0, 6))
 def test_a_column_in_chunks_is_one_column(documents: list[Pairs], at: int) -> None:
     column = spans_of(documents).column()
@@ -76,14 +73,12 @@ def test_a_column_in_chunks_is_one_column(documents: list[Pairs], at: int) -> No
     assert lists(Spans.of(chunks)) == documents
 
 
-@settings(deadline=None)
 @given(st.lists(DOCUMENTS, max_size=4))
 def test_several_are_joined_in_their_order(parts: list[list[Pairs]]) -> None:
     joined = Spans.concatenate([spans_of(part) for part in parts])
     assert lists(joined) == [document for part in parts for document in part]
 
 
-@settings(deadline=None)
 @given(DOCUMENTS, st.data())
 def test_documents_can_be_taken_in_any_order_and_twice(
     documents: list[Pairs], data: st.DataObject
@@ -94,7 +89,6 @@ def test_documents_can_be_taken_in_any_order_and_twice(
     assert lists(spans) == [documents[i] for i in taken]
 
 
-@settings(deadline=None)
 @given(DOCUMENTS, st.data())
 def test_clipping_keeps_the_tokens_in_range_counted_from_its_beginning(
     documents: list[Pairs], data: st.DataObject
@@ -110,14 +104,12 @@ def test_clipping_keeps_the_tokens_in_range_counted_from_its_beginning(
     assert lists(clipped) == expected
 
 
-@settings(deadline=None)
 @given(DOCUMENTS)
 def test_lengths_are_the_tokens_covered(documents: list[Pairs]) -> None:
     expected = [sum(b - a for a, b in document) for document in documents]
     assert spans_of(documents).lengths().tolist() == expected
 
 
-@settings(deadline=None)
 @given(pairs(), st.integers(0, 6))
 def test_the_first_tokens_that_hold_so_many_with_loss_end_with_one_that_has(
     silent: Pairs, behind: int

@@ -73,7 +73,7 @@ def test_every_engine_equals_the_reference_on_the_probe_set(
     assert pieces(engine.encode(texts)) == pieces(truth.encode(texts))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=st.lists(HOSTILE, max_size=8))
 def test_hostile_texts_are_encoded_as_the_reference_does(
     texts: list[str], tokenizer_model: Path

@@ -25,7 +25,7 @@ TASK = st.builds(
     st.lists(st.integers(4, 9), max_size=2),
     st.lists(st.integers(4, 40), min_size=1, max_size=9),
 )
-quick = settings(max_examples=100, deadline=None)
+quick = settings(max_examples=100)
 
 
 def mixture_of(frame: Frame, *, by: By, policy: str = "few_shot", loss: str = "answers") -> Mixture:

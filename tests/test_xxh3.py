@@ -21,7 +21,7 @@ def expected(rows: np.ndarray) -> list[int]:
     return [xxhash.xxh3_64_intdigest(row.tobytes(), seed=0) for row in rows]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(size=st.integers(SHORTEST, 6000), n=st.integers(1, 4), seed=st.integers(0, 99))
 @example(size=241, n=1, seed=0)
 @example(size=1023, n=2, seed=0)
