@@ -100,10 +100,11 @@ class Normalizer:
     """[code points] what a character is to the rule."""
 
     fold_at: npt.NDArray[np.uint32]
-    """[code points] where its folded form ends in `folds`; that of c begins at fold_at[c - 1]."""
+    """[code points] where its folded form ends in `folds`; that of c begins at fold_at[c - 1], and
+    that of 0 at 0."""
 
     folds: npt.NDArray[np.uint8]
-    """UTF-8 of the folded forms, one after the other."""
+    """UTF-8 of the folded forms, one after the other; for NUL 255, since 0 would change no hash."""
 
     entities: npt.NDArray[np.uint64]
     """[2, slots] hashes of the names of HTML entities, and their code points."""
@@ -208,7 +209,7 @@ def _reading(
 def _fold_helm(char: str) -> tuple[int, bytes]:
     if char.isspace() or char in string.punctuation:
         return SPACE, b""
-    return LETTERS, char.lower().encode(errors="ignore")
+    return LETTERS, b"\xff" if char == "\0" else char.lower().encode(errors="ignore")
 
 
 def _fold_default(char: str) -> tuple[int, bytes]:

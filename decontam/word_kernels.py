@@ -152,7 +152,7 @@ def _fill_text(data, bounds, tables, stream, n, m, full, position):  # noqa: PLR
             h, h_open, h_start, h_size, h_letters = np.uint64(0), True, at, 0, 0
         if folded == 0:
             h_letters |= kind != NUMBER
-            for i in range(fold_at[code - 1], fold_at[code]):
+            for i in range(fold_at[code - 1] if code else 0, fold_at[code]):
                 h = h * PRIME + np.uint64(folds[i])
                 h_size += 1
             at += used

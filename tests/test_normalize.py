@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from plain_decontam import LAST_PLANE, Word, words
 
@@ -83,6 +83,7 @@ def test_words_are_those_of_the_plain_implementation(texts: list[str]) -> None:
 
 
 @settings(max_examples=200)
+@example(texts=["a", "a\0", "\0a", "a\0\0", "\0", "\0\0"])
 @given(texts=st.lists(TEXTS.map(below_the_table_end), max_size=4))
 def test_helm_words_are_those_of_the_plain_implementation(texts: list[str]) -> None:
     check_all(HELM, texts, Dictionary())
