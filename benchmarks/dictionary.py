@@ -19,6 +19,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,15 @@ class Task:
         """Of a window."""
         return self.length // (self.key + self.value + 2)
 
-    def keys(self, generator: torch.Generator) -> Tensor:
-        """Every key once, as a number."""
-        n = self.symbols**self.key
-        return torch.randperm(n, generator=generator, device=generator.device)
+    def keys(self, generator: torch.Generator, symbols: int | None = None) -> Tensor:
+        """Every key once, as a number; or those of so many symbols, which are drawn."""
+        draw = partial(torch.randperm, generator=generator, device=generator.device)
+        if symbols is None:
+            return draw(self.symbols**self.key)
+        drawn = draw(self.symbols)[:symbols]
+        places = torch.arange(self.key, device=drawn.device)
+        digits = draw(symbols**self.key)[:, None] // symbols**places % symbols
+        return (drawn[digits] * self.symbols**places).sum(-1)
 
     def values(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Random values, as numbers [n, records]."""
@@ -104,6 +110,8 @@ def _options() -> argparse.Namespace:
     add("--steps", type=int, default=4000, help="at most, that show own definitions alone")
     add("--learned", type=float, default=0.05, help="loss of 100 steps that ends these steps")
     add("--negatives", type=int, default=1000, help="steps after them that show other documents")
+    add("--key-symbols", type=int, metavar="N", help="in them keys of a step are of N symbols, and "
+        "so as much alike as in a large dictionary (8: 4,096 keys; default: all)")  # fmt: skip
     add("--documents", type=int, default=128, help="of a step; d of the last part of training")
     add("--warmup", type=int, default=200, help="steps in which the learning rate rises")
     add("--width", type=int, default=512)
@@ -125,8 +133,14 @@ def _options() -> argparse.Namespace:
 def train(options: argparse.Namespace, device: torch.device) -> None:
     """Train on documents made on the way; leaves weights and `training.json` in the run."""
     task = Task(options.symbols, options.key, options.value, options.local_context)
+    most, needed = (
+        (options.key_symbols or task.symbols) ** task.key,
+        options.documents * task.records,
+    )
+    if most < needed:
+        raise SystemExit(f"{needed:,} keys a step are needed, so few symbols make {most:,}")
     learner, backend = _learner(options, task, device)
-    documents = _documents(task, options.documents, torch.Generator(device), options.seed)
+    generator = torch.Generator(device).manual_seed(options.seed)
     contexts = 2 * options.documents
     given = fixed(contexts, task.length, backend, device)
     log: list[dict[str, Any]] = []
@@ -139,11 +153,12 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
     }
     options.run.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
-    for stage, steps, seen in (
-        ("before", options.steps, 1),
-        ("after", options.negatives, contexts - 1),
+    for stage, steps, seen, symbols in (
+        ("before", options.steps, 1, None),
+        ("after", options.negatives, contexts - 1, options.key_symbols),
     ):
         plan = {**given, "memory": _crossbatch(options, seen, contexts, task.length, device)}
+        documents = _documents(task, options.documents, generator, symbols)
         losses: list[Tensor] = []
         for step, (tokens, labels) in zip(range(steps), documents, strict=False):
             rise, fall = (step + 1) / options.warmup, 2 * (steps - step) / steps
@@ -213,12 +228,14 @@ def _line(stage: str, step: int, losses: list[Tensor], seconds: float) -> dict[s
 
 
 def _documents(
-    task: Task, count: int, generator: torch.Generator, seed: int
+    task: Task, count: int, generator: torch.Generator, symbols: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The documents of every step; all keys of a step are different."""
-    keys = task.keys(generator.manual_seed(seed))
-    some = torch.arange(count * task.records, device=keys.device)
+    """The documents of every step; all keys of a step are different, and of so many symbols."""
+    n, keys = count * task.records, task.keys(generator, symbols)
+    some = torch.arange(n, device=keys.device)
     while True:
+        if symbols:
+            keys = task.keys(generator, symbols)
         start = torch.randint(len(keys), (), generator=generator, device=keys.device)
         chosen = keys[(start + some) % len(keys)]
         yield task.documents(chosen.view(count, task.records), generator)
