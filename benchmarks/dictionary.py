@@ -133,12 +133,11 @@ def _options() -> argparse.Namespace:
 def train(options: argparse.Namespace, device: torch.device) -> None:
     """Train on documents made on the way; leaves weights and `training.json` in the run."""
     task = Task(options.symbols, options.key, options.value, options.local_context)
-    most, needed = (
-        (options.key_symbols or task.symbols) ** task.key,
-        options.documents * task.records,
-    )
-    if most < needed:
-        raise SystemExit(f"{needed:,} keys a step are needed, so few symbols make {most:,}")
+    most = (options.key_symbols or task.symbols) ** task.key
+    if most < (needed := options.documents * task.records):
+        raise SystemExit(
+            f"--key-symbols or --symbols: {most:,} keys can be made, a step needs {needed:,}; give more"
+        )
     learner, backend = _learner(options, task, device)
     generator = torch.Generator(device).manual_seed(options.seed)
     contexts = 2 * options.documents
@@ -181,7 +180,7 @@ class Learner:
     model: Any
     parameters: list[tuple[Any, Tensor]]
     """DTensors, and the plain tensors in them that optimizers update: of DTensors, Muon's many
-    small operations take twice as long as the rest of a step."""
+    small operations take longer than the rest of a step."""
     optimizers: tuple[tuple[torch.optim.Optimizer, float], ...]
     """With their learning rates."""
 
@@ -231,14 +230,14 @@ def _documents(
     task: Task, count: int, generator: torch.Generator, symbols: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The documents of every step; all keys of a step are different, and of so many symbols."""
-    n, keys = count * task.records, task.keys(generator, symbols)
-    some = torch.arange(n, device=keys.device)
+    keys = task.keys(generator, symbols)
+    some = torch.arange(count * task.records, device=keys.device)
     while True:
-        if symbols:
-            keys = task.keys(generator, symbols)
         start = torch.randint(len(keys), (), generator=generator, device=keys.device)
         chosen = keys[(start + some) % len(keys)]
         yield task.documents(chosen.view(count, task.records), generator)
+        if symbols:  # others in every step
+            keys = task.keys(generator, symbols)
 
 
 def _crossbatch(
