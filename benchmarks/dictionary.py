@@ -136,7 +136,7 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
     most = (options.key_symbols or task.symbols) ** task.key
     if most < (needed := options.documents * task.records):
         raise SystemExit(
-            f"--key-symbols or --symbols: {most:,} keys can be made, a step needs {needed:,}; give more"
+            f"--key-symbols or --symbols: they make {most:,} keys, a step needs {needed:,}"
         )
     learner, backend = _learner(options, task, device)
     generator = torch.Generator(device).manual_seed(options.seed)
