@@ -169,7 +169,7 @@ def run_stage(stage: type[Stage], work: str, options: PipelineOptions) -> None:
         Exception: whatever a task raised, as the runner reports it.
     """
     with (
-        _dead_workers_noticed(),
+        dead_workers_noticed(),
         _worker_chatter_aside(),
         beam.Pipeline(options=options) as pipeline,
     ):
@@ -181,24 +181,31 @@ class _WorkerDied(Exception):
 
 
 @contextmanager
-def _dead_workers_noticed() -> Generator[None]:
+def dead_workers_noticed() -> Generator[None]:
     """Stop when a worker process is killed, for lack of memory say.
 
-    Beam's local runner notices it in a thread, and waits for the worker's answer for ever.
+    Beam's local runner notices it in a thread, and waits for the worker's answer for ever. Workers
+    that end after the first, and after an error or Ctrl-C, are not spoken of.
+
+    Raises:
+        UserError: a worker process died.
     """
     main = threading.main_thread()
     if threading.current_thread() is not main:
         yield  # only the main thread can be interrupted
         return
     statuses: list[str] = []
+    changing = threading.Lock()
 
     def notice(args: threading.ExceptHookArgs) -> None:
         text = str(args.exc_value)
-        if text.startswith("Worker subprocess exited"):
-            statuses.append(text.rpartition(" ")[2])
-            signal.pthread_kill(main.ident or 0, signal.SIGUSR1)
-        else:
+        if not text.startswith("Worker subprocess exited"):
             hook(args)
+            return
+        with changing:
+            if not statuses:
+                statuses.append(text.rpartition(" ")[2])
+                signal.pthread_kill(main.ident or 0, signal.SIGUSR1)
 
     def stop(*_: object) -> None:
         raise _WorkerDied
@@ -207,14 +214,16 @@ def _dead_workers_noticed() -> Generator[None]:
     handler = signal.signal(signal.SIGUSR1, stop)
     try:
         yield
+        threading.excepthook = hook  # after an error not: other workers may end later than this
     except _WorkerDied:
         raise UserError(
             f"a worker process was killed (status {statuses[0]}), most often for lack of memory: "
             "give fewer --workers; the same command goes on where this one was"
         ) from None
     finally:
-        signal.signal(signal.SIGUSR1, handler)
-        threading.excepthook = hook
+        with changing:
+            statuses.append("nobody waits for a worker any more")
+            signal.signal(signal.SIGUSR1, handler)
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import json
 import os
 import random
 import signal
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,7 +34,13 @@ from pipelines import build as command
 from pipelines import run, sources
 from pipelines.errors import FaultsError, UserError
 from pipelines.stages import Pack, Prepare, Stage, Write
-from pipelines.transforms import RunStage, beam_options, has_remote_workers, run_stage
+from pipelines.transforms import (
+    RunStage,
+    beam_options,
+    dead_workers_noticed,
+    has_remote_workers,
+    run_stage,
+)
 
 DATAFLOW = (
     "--runner=DataflowRunner",
@@ -423,6 +431,32 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_message(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*map(str, _import_paths())]))
     with pytest.raises(UserError, match=r"a worker process was killed \(status 137\)"):
         command.beam_runner([], 2, folders=[])(_Killed, str(tmp_path), 2)
+
+
+def _end_as_a_worker() -> None:
+    raise RuntimeError("Worker subprocess exited with return code -2")
+
+
+def _end_as_another() -> None:
+    raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize("error", [UserError, KeyboardInterrupt])
+def test_workers_that_end_after_the_run_say_nothing(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: said.append(str(args.exc_value)))
+    with pytest.raises(error), dead_workers_noticed():
+        if error is KeyboardInterrupt:
+            raise error
+        threading.Thread(target=_end_as_a_worker).start()
+        time.sleep(60)  # what notices the worker ends this
+    for end in (_end_as_a_worker, _end_as_another):
+        thread = threading.Thread(target=end)
+        thread.start()
+        thread.join()
+    assert said == ["something else"]
 
 
 def test_ctrl_c_in_a_task_is_no_error_of_the_task(tmp_path: Path) -> None:
