@@ -19,11 +19,14 @@ from conftest import Builder, documents, write_jsonl
 from pipelines import run
 from pipelines.build import main
 
-# Small inputs get one worker, unless this is changed.
+# Small inputs get one worker, unless this is changed. What a shell starts in the background, tests
+# too, ignores Ctrl-C, unless it says otherwise.
 WITH_TWO_WORKERS = """
+import signal
 import sys
 from pipelines import build, run
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 run._BYTES_PER_WORKER = 1
 sys.exit(build.main())
 """
