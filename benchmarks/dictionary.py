@@ -133,6 +133,8 @@ def _options() -> argparse.Namespace:
 def train(options: argparse.Namespace, device: torch.device) -> None:
     """Train on documents made on the way; leaves weights and `training.json` in the run."""
     task = Task(options.symbols, options.key, options.value, options.local_context)
+    if (options.key_symbols or 0) > task.symbols:
+        raise SystemExit(f"--key-symbols {options.key_symbols}: there are {task.symbols} symbols")
     most = (options.key_symbols or task.symbols) ** task.key
     if most < (needed := options.documents * task.records):
         raise SystemExit(

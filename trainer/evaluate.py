@@ -4,8 +4,7 @@ python -m trainer.evaluate --model DIR perplexity --data HELD_OUT --windows 2048
 python -m trainer.evaluate --model DIR positions --text book.txt --length 32768
 python -m trainer.evaluate --model DIR passkey --max-length 32768
 python -m trainer.evaluate --model DIR memory --data HELD_OUT --sizes 0,2048,14336,63488
-python -m trainer.evaluate --model DIR classify --task trec --train train_5500.label \
-    --test TREC_10.label
+python -m trainer.evaluate --model DIR classify --task trec --train A.label --test B.label
 
 docs/evaluation.md says what the figures mean and what they may be compared with.
 """
