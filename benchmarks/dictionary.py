@@ -7,8 +7,10 @@ A document has two local contexts: definitions `<k> k1 k2 k3 k4 <v> v1 v2 v3 v4`
 and queries `<q> k1 k2 k3 k4 <v> v1 v2 v3 v4` about all of them in another order. Only the values
 of queries have loss, and they can only be known from memory. Crossbatch shows a document its own
 definitions alone (d = 1) until they are looked up well or `--steps` are done, and then other
-documents too (d = 128), where the learning rates fall in the second half. The paper has 5,000
-steps, 2 % of them with other documents. The weights from before are kept too.
+documents too (d = 128), where the learning rates fall in the second half. There the keys of a step
+are of few symbols, and so as much alike as in a large dictionary: random ones of a step hardly
+share any. The paper has 5,000 steps, 2 % of them with other documents. The weights from before are
+kept too.
 
 Muon updates the matrices of layers: with AdamW alone the look-up was not learned in ten times the
 steps.
@@ -56,10 +58,10 @@ class Task:
         """Of a window."""
         return self.length // (self.key + self.value + 2)
 
-    def keys(self, generator: torch.Generator, symbols: int | None = None) -> Tensor:
-        """Every key once, as a number; or those of so many symbols, which are drawn."""
+    def keys(self, generator: torch.Generator, symbols: int) -> Tensor:
+        """Every key of so many symbols, which are drawn, once, as a number."""
         draw = partial(torch.randperm, generator=generator, device=generator.device)
-        if symbols is None:
+        if symbols == self.symbols:
             return draw(self.symbols**self.key)
         drawn = draw(self.symbols)[:symbols]
         places = torch.arange(self.key, device=drawn.device)
@@ -109,9 +111,8 @@ def _options() -> argparse.Namespace:
     add("--run", type=Path, required=True, help="folder to write")
     add("--steps", type=int, default=4000, help="at most, that show own definitions alone")
     add("--learned", type=float, default=0.05, help="loss of 100 steps that ends these steps")
-    add("--negatives", type=int, default=1000, help="steps after them that show other documents")
-    add("--key-symbols", type=int, metavar="N", help="in them keys of a step are of N symbols, and "
-        "so as much alike as in a large dictionary (8: 4,096 keys; default: all)")  # fmt: skip
+    add("--negatives", type=int, default=2000, help="steps after them that show other documents")
+    add("--key-symbols", type=int, default=8, help="that keys of such a step are made of")
     add("--documents", type=int, default=128, help="of a step; d of the last part of training")
     add("--warmup", type=int, default=200, help="steps in which the learning rate rises")
     add("--width", type=int, default=512)
@@ -133,10 +134,9 @@ def _options() -> argparse.Namespace:
 def train(options: argparse.Namespace, device: torch.device) -> None:
     """Train on documents made on the way; leaves weights and `training.json` in the run."""
     task = Task(options.symbols, options.key, options.value, options.local_context)
-    if (options.key_symbols or 0) > task.symbols:
+    if options.key_symbols > task.symbols:
         raise SystemExit(f"--key-symbols {options.key_symbols}: there are {task.symbols} symbols")
-    most = (options.key_symbols or task.symbols) ** task.key
-    if most < (needed := options.documents * task.records):
+    if (most := options.key_symbols**task.key) < (needed := options.documents * task.records):
         raise SystemExit(
             f"--key-symbols or --symbols: they make {most:,} keys, a step needs {needed:,}"
         )
@@ -155,7 +155,7 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
     options.run.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     for stage, steps, seen, symbols in (
-        ("before", options.steps, 1, None),
+        ("before", options.steps, 1, task.symbols),
         ("after", options.negatives, contexts - 1, options.key_symbols),
     ):
         plan = {**given, "memory": _crossbatch(options, seen, contexts, task.length, device)}
@@ -229,7 +229,7 @@ def _line(stage: str, step: int, losses: list[Tensor], seconds: float) -> dict[s
 
 
 def _documents(
-    task: Task, count: int, generator: torch.Generator, symbols: int | None
+    task: Task, count: int, generator: torch.Generator, symbols: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The documents of every step; all keys of a step are different, and of so many symbols."""
     keys = task.keys(generator, symbols)
@@ -238,7 +238,7 @@ def _documents(
         start = torch.randint(len(keys), (), generator=generator, device=keys.device)
         chosen = keys[(start + some) % len(keys)]
         yield task.documents(chosen.view(count, task.records), generator)
-        if symbols:  # others in every step
+        if symbols < task.symbols:  # others in every step
             keys = task.keys(generator, symbols)
 
 

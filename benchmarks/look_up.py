@@ -214,7 +214,7 @@ def _by_size(subject: Subject, options: argparse.Namespace) -> Iterator[dict[str
 
 def _dictionary(task: Task, most: int, generator: torch.Generator) -> Part:
     """Keys and values of so many local contexts, or as many as there are keys for."""
-    keys = task.keys(generator)
+    keys = task.keys(generator, task.symbols)
     most = min(most, len(keys) // task.records)
     keys = keys[: most * task.records].view(most, task.records)
     return keys, task.values((most, task.records), generator)
