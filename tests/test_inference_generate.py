@@ -6,6 +6,7 @@ import pytest
 import torch
 from memory_oracle import L, assert_close, dense_logits, memory_model, prompt_windows, text
 from transformers import DynamicCache, GenerationConfig
+from transformers.generation import stopping_criteria
 
 from pipelines.errors import UserError
 from trainer.inference import new_cache, windows
@@ -41,6 +42,15 @@ def test_generation_goes_on_from_a_text_that_was_read():
         expected = torch.cat([expected, logits[:, -1:].argmax(-1)], dim=1)
     assert torch.equal(found, expected)
     assert cache.get_seq_length() == 2 * L + 5 + 8
+
+
+def test_text_beyond_the_local_context_is_no_warning(monkeypatch):
+    warnings = []
+    monkeypatch.setattr(stopping_criteria.logger, "warning_once", warnings.append)
+    model = memory_model()
+    most = model.config.max_position_embeddings
+    model.generate(text(most), max_new_tokens=4, do_sample=False)
+    assert not warnings
 
 
 @pytest.mark.parametrize("cache", [True, False])

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, MaxLengthCriteria
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from pipelines.errors import UserError
@@ -145,6 +145,14 @@ class MemoryModel:
         if options.get("past_key_values") is None:
             options["past_key_values"] = new_cache(self)
         return cast(Any, super()).generate(*args, **options)
+
+    def _get_stopping_criteria(self, *args: Any, **options: Any) -> Any:
+        """As transformers', but without its warning that a text is beyond the local context."""
+        criteria = cast(Any, super())._get_stopping_criteria(*args, **options)
+        for criterion in criteria:
+            if isinstance(criterion, MaxLengthCriteria):
+                criterion.max_position_embeddings = None
+        return criteria
 
 
 def new_cache(model: Any) -> MemoryCache:
