@@ -104,7 +104,9 @@ def _dtype(device: torch.device) -> torch.dtype:
 
 def _contexts(options: argparse.Namespace, reach: int, layers: tuple[int, ...]) -> LocalContexts:
     memory = Memory(layers=layers, packing=options.packing, range=reach)
-    return LocalContexts(memory, options.local_context, options.contexts, seed=0)
+    return LocalContexts(
+        memory, options.local_context, options.contexts, together=options.packing, seed=0
+    )
 
 
 def _train(options: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:

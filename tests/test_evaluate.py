@@ -32,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_model: Path) -> P
     shutil.copy(tokenizer_model, path / "tokenizer.model")
     (path / "a.txt").write_text(prose(random.Random(1), 300))
     (path / "b.txt").write_text(prose(random.Random(2), 40))
+    (path / "half.jsonl").write_text('{"text": "a"}\n{"text": "half \\ud800"}\n')
     return path
 
 
@@ -222,6 +223,8 @@ SHORT = ("perplexity", "--text", "b.txt")
         (("perplexity", "--data", "x", "--text", "a.txt"), "either --data or --text"),
         (("perplexity", "--data", "x"), "x: no finished data set"),
         (("perplexity", "--text", "x.txt"), "x.txt"),
+        (("perplexity", "--text", "half.jsonl"), "half.jsonl:2: no JSON object with a string"),
+        (("--output", "a.txt", "passkey"), "--output a.txt: is a file"),
         ((*SHORT, "--windows", "256"), "--windows 256: has to be above --stride 256"),
         ((*SHORT, "--length", "1000"), "--windows 8192: documents are cut to --length 1000"),
         ((*SHORT, "--documents", "3"), "documents with 8,192 tokens or more: 0, wanted: 3"),
@@ -247,6 +250,10 @@ def test_a_model_that_is_not_there_or_not_whole(evaluate, folder, tmp_path):
     tokenizer = ("--tokenizer", folder, "passkey", "--lengths", "300", "--trials", 1)
     assert str(tmp_path / "none") in evaluate(*tokenizer, model=tmp_path / "none")[2]
     assert str(tmp_path) in evaluate(*tokenizer, model=tmp_path)[2]
+    (tmp_path / "run.json").touch()
+    message = f"the folder of a run; its model is {tmp_path / 'model'}"
+    assert message in evaluate(*tokenizer, model=tmp_path)[2]
+    (tmp_path / "run.json").unlink()
     config = json.loads((folder / "config.json").read_text())
     shutil.copy(folder / "model.safetensors", tmp_path)
     for changed, message in (

@@ -144,6 +144,13 @@ def test_nothing_is_overwritten(run, tmp_path, capsys):
     assert main(["--run", str(run), "--output", str(tmp_path / "out")]) == 0
 
 
+def test_the_working_folder_can_be_written_to(run, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["--run", str(run), "--output", "."]) == 0
+    assert (tmp_path / "here" / "config.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(["--run", "nowhere"], "not the folder of a run"),

@@ -187,11 +187,24 @@ def test_parameters_keep_their_names():
         ({"output_hidden_states": True}, "`output_hidden_states` does not work"),
         ({"input_ids": None}, "at least one token"),
         ({"input_ids": torch.zeros(2, 0, dtype=torch.int64)}, "at least one token"),
+        ({"attention_mask": torch.ones(2, 5)}, r"the shape \[2, 5\]; the input has \[2, 3\]"),
+        ({"attention_mask": torch.ones(3)}, r"mask of the shape \[3\]"),
+        ({"logits_to_keep": torch.tensor([2])}, "a number of last tokens"),
     ],
 )
 def test_what_cannot_be_read_is_refused(call, message):
     with pytest.raises(UserError, match=message):
         memory_model()(**{"input_ids": text(3)} | call)
+
+
+def test_a_mask_that_hides_what_was_read_is_refused():
+    model = memory_model()
+    cache = model(text(3)).past_key_values
+    mask = torch.ones(2, 5)
+    model(text(2), past_key_values=cache, attention_mask=mask)
+    with pytest.raises(UserError, match="must have one length"):
+        mask = torch.tensor([[0, 1, 1, 1, 1, 1], [1] * 6])
+        model(text(1), past_key_values=cache, attention_mask=mask)
 
 
 def test_a_cache_of_other_texts_is_refused():
@@ -225,7 +238,11 @@ def test_settings_come_from_config_json_under_longllamas_names():
         mem_dtype="bfloat16", mem_attention_grouping=(4, 2048), last_context_length=1024,
         local_context=2048,
     )  # fmt: skip
-    assert memory_settings(config(mem_local_context=512)).last_context_length == 512
+    assert memory_settings(config(mem_local_context=512)).last_context_length == 256
+    assert memory_settings(config(last_context_length=900), local_context=512) == settings(
+        mem_dtype="bfloat16", last_context_length=256, local_context=512
+    )
+    assert memory_settings(config(last_context_length=2048)).last_context_length == 2048
     assert memory_settings(config(), local_context=700, mem_limit=None).local_context == 700
     assert memory_settings(config(mem_layers=[])) is None
     assert memory_settings(plain_model().config) is None
@@ -249,6 +266,13 @@ def test_all_faults_of_settings_are_told_at_once():
         "mem_top_k: 0; at least 1 key, or null for all",
         "mem_top_k: its index forgets nothing, so it has no `mem_limit`; leave one out",
     )
+
+
+def test_a_setting_that_does_not_exist_is_told():
+    with pytest.raises(FaultsError) as error:
+        memory_settings(config(), mem_layer=(1,), memory=3)
+    assert error.value.faults[0] == "mem_layer: no such setting; did you mean 'mem_layers'?"
+    assert len(error.value.faults) == 2
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ def test_the_code_of_the_document_runs(tmp_path: Path, monkeypatch: Any) -> None
         exec(block, names)
     assert names["answer"].shape == (1, 1020)
     assert names["logits"].shape == (1, 300, 600)
+    assert names["found"].shape == (1, 1329)
     assert names["cache"].read == 1300
     assert torch.isfinite(names["logits"].float()).all()
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from memory_oracle import L, assert_close, dense_logits, memory_model, prompt_windows, text
+from memory_oracle import (
+    L,
+    assert_close,
+    dense_logits,
+    memory_model,
+    plain_model,
+    prompt_windows,
+    settings,
+    text,
+)
 from transformers import DynamicCache, GenerationConfig
 from transformers.generation import stopping_criteria
 
 from pipelines.errors import UserError
-from trainer.inference import new_cache, windows
+from trainer.inference import as_memory_model, new_cache, windows
 
 
 def greedy(model, tokens, new):
@@ -131,3 +142,57 @@ def test_generation_that_cannot_be_right_is_refused(options, message):
     with pytest.raises(UserError, match=message):
         tokens = torch.tensor([[1, 2, 3]] * len(options.get("attention_mask", "1")))
         memory_model().generate(tokens, max_new_tokens=9, **options)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"use_cache": False}, "read the text anew"),
+        ({"prefill_chunk_size": 4}, "windows of its own"),
+        ({"cache_implementation": "static"}, "windows of its own"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("place", ["model", "keyword", "second argument"])
+def test_it_is_refused_wherever_it_is_configured(values, message, place):
+    model, tokens, config = memory_model(), text(21), GenerationConfig(**values)
+    first, options = (tokens,), {"max_new_tokens": 4}
+    if place == "model":
+        model.generation_config.update(**values)
+    elif place == "keyword":
+        options["generation_config"] = config
+    else:
+        first = (tokens, config)
+    with pytest.raises(UserError, match=message):
+        model.generate(*first, **options)
+
+
+def test_a_checkpoint_tuned_without_a_cache_generates_with_one():
+    plain = plain_model()
+    plain.config.use_cache = plain.generation_config.use_cache = False
+    as_memory_model(plain, settings())
+    tokens = text(21)
+    assert torch.equal(plain.generate(tokens, max_new_tokens=12), greedy(plain, tokens, 12))
+
+
+@pytest.mark.parametrize("given", [9, 21])
+def test_input_that_was_read_already_is_refused(given):
+    model, tokens = memory_model(), text(21)
+    cache = model(tokens).past_key_values
+    with pytest.raises(UserError, match="21 tokens have been read, and the input has"):
+        model.generate(tokens[:, :given], past_key_values=cache, max_new_tokens=4)
+
+
+@pytest.mark.parametrize("top", [None, 9])
+def test_copies_of_a_cache_answer_apart(top):
+    if top:
+        pytest.importorskip("faiss")
+    model, tokens = memory_model(mem_top_k=top), text(21)
+    cache = model(tokens).past_key_values
+    answers = [
+        model.generate(torch.cat([tokens, more], dim=1), past_key_values=copy.deepcopy(cache),
+                       max_new_tokens=9, do_sample=False)
+        for more in (text(5, seed=1), text(12, seed=2), text(5, seed=1))
+    ]  # fmt: skip
+    assert torch.equal(answers[0], answers[2])
+    assert cache.read == 21

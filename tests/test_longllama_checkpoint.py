@@ -118,6 +118,12 @@ def test_the_configuration_is_llamas_and_keeps_how_memory_is_to_be_read(tmp_path
         assert not hasattr(config, key), key
 
 
+def test_a_padding_id_that_is_none_is_one_message(tmp_path):
+    name = str(publish(tmp_path, stored(plain_llama()), pad_token_id="x"))
+    with pytest.raises(UserError, match=r"cannot read a model there: .*pad_token_id"):
+        checkpoint_config(name)
+
+
 def test_a_base_of_rope_no_scaling_and_no_padding_are_read_as_they_are_meant(tmp_path):
     values = {
         "rope_theta": 1e6,

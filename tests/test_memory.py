@@ -106,11 +106,25 @@ def lookup(entries: int, length: int, r: int, k: int) -> Any:
 def test_each_slot_has_the_published_positives_and_negatives(
     r: int, k: int, slots: list[tuple[int, int]]
 ) -> None:
-    assert positives_and_negatives(range=r, packing=k, stepping=True) == slots
+    assert positives_and_negatives(range=r, packing=k, stepping=True, together=k) == slots
+
+
+@pytest.mark.parametrize(
+    ("r", "k", "slots"),
+    [
+        (3, 1, [(0, 3), (1, 2), (2, 1), (3, 0)]),
+        (3, 2, [(0, 0), (1, 2), (0, 0), (3, 0)]),
+        (6, 4, [(0, 0), (1, 2), (2, 4), (3, 3)]),
+    ],
+)
+def test_where_more_than_a_pack_stay_together_more_are_their_own(
+    r: int, k: int, slots: list[tuple[int, int]]
+) -> None:
+    assert positives_and_negatives(range=r, packing=k, stepping=True, together=4) == slots
 
 
 def test_without_stepping_every_slot_sees_as_many() -> None:
-    assert positives_and_negatives(range=3, packing=4, stepping=False) == [
+    assert positives_and_negatives(range=3, packing=4, stepping=False, together=4) == [
         (0, 3), (1, 2), (2, 1), (3, 0),
     ]  # fmt: skip
 

@@ -50,7 +50,10 @@ def test_memory_layers_are_trained_and_change_what_is_learned(
         assert run(streams, tmp_path / name / "run", extra, model=checkpoint) == 0
     out = capsys.readouterr().out
     assert "memory layers 1; 8 local contexts of 128 a microbatch" in out
-    assert "at most own + others: 0 + 0, 1 + 1, 2 + 1, 3 + 0" in out
+    assert (
+        "4 of a stream together, of which each sees at most own + others: 0 + 0, 1 + 1, 2 + 1, 3"
+        in out
+    )
     looked, plain = (losses(tmp_path / name / "run") for name in ("with", "without"))
     assert looked[0] != plain[0] and looked[-1] != plain[-1]
 
@@ -164,13 +167,16 @@ def streams_of(dataset: ShardedDataset) -> tuple[torch.Tensor, torch.Tensor]:
 def test_everything_that_does_not_fit_is_told_at_once(
     streams: ShardedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong = ("memory.layers=[1, 7]", "memory.packing=3", "memory.range=9", "micro_batch=4")
+    wrong = ("memory.layers=[1, 7]", "memory.packing=3", "memory.range=9", "micro_batch=2")
     assert run(streams, tmp_path / "run", *wrong) == 2
     told = capsys.readouterr().err
     assert "memory.layers: 7: the model has layers 0 to 1" in told
     assert "memory.packing: 3: the data set keeps 4 local contexts of a stream together" in told
-    assert "micro_batch: has 4 local contexts, which must be a multiple of memory.packing" in told
-    assert "memory: range 9: a microbatch has only 4 local contexts" in told
+    assert "packing` to 4 or a divisor of it, or build the data set with `policy: stream`" in told
+    assert "`stream_sequences` of 3 for every source" in told
+    assert "micro_batch: 2: must be a multiple of 4: so many sequences" in told
+    assert "memory: range 9: a microbatch has only 2 local contexts" in told
+    assert "raise `micro_batch` to 12 or more" in told
     assert "Traceback" not in told
     assert not (tmp_path / "run").exists()
 
@@ -181,6 +187,7 @@ def test_everything_that_does_not_fit_is_told_at_once(
         (("memory.local_context=48",), "memory.local_context: 48: must divide the 128 tokens"),
         (("memory.range=null", "memory.range_from={0: 1, 4: 3}"),
          "memory.range_from: 4: the run has only steps 0 to 3"),
+        (("memory.layers=[-1]",), "1 fault"),
         (("documents=true",), "`memory` needs `documents: false`"),
         (("memory.layer=[1]",), "layers"),
     ],

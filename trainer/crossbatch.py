@@ -1,5 +1,6 @@
 """How the microbatches of a run with memory layers are cut into local contexts."""
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,8 @@ class LocalContexts:
     """L: tokens of each."""
     count: int
     """E: local contexts of a microbatch."""
+    together: int
+    """Those of a stream that stay together, a multiple of k."""
     seed: int
     """Of the ranges that are drawn."""
 
@@ -51,12 +54,14 @@ class LocalContexts:
         length = memory.local_context or dataset.seq_len
         if faults := [
             *_shape_faults(memory, length, dataset, cuda=cuda),
-            *_schedule_faults(memory, config.micro_batch * dataset.seq_len / length, steps),
+            *_schedule_faults(memory, dataset, length, config.micro_batch, steps),
             *(f"memory.layers: {n}: the model has layers 0 to {layers - 1}"
               for n in memory.layers if n >= layers),
         ]:  # fmt: skip
             raise FaultsError("memory layers", faults)
-        return cls(memory, length, config.micro_batch * dataset.seq_len // length, config.seed)
+        count = config.micro_batch * dataset.seq_len // length
+        together = _unit(dataset) * dataset.seq_len // length
+        return cls(memory, length, count, together, config.seed)
 
     def cut(self, rows: Tensor) -> Tensor:
         """Tokens, or what belongs to them, by local context: [E, L] of [B, T]."""
@@ -92,14 +97,16 @@ class LocalContexts:
     def __str__(self) -> str:
         memory = self.memory
         slots = positives_and_negatives(
-            range=max(memory.ranges()), packing=memory.packing, stepping=memory.stepping
-        )
+            range=max(memory.ranges()), packing=memory.packing, stepping=memory.stepping,
+            together=self.together,
+        )  # fmt: skip
         shown = ", ".join(f"{own} + {other}" for own, other in slots[:8])
         if len(slots) > 8:
             shown += ", …"
         return (
             f"memory layers {', '.join(map(str, memory.layers))}; {self.count} local contexts of "
-            f"{self.length:,} a microbatch; by place in the pack, at most own + others: {shown}"
+            f"{self.length:,} a microbatch, {self.together} of a stream together, of which each "
+            f"sees at most own + others: {shown}"
         )
 
 
@@ -146,28 +153,37 @@ def _shape_faults(
         return
     if cuda and length % BLOCK:
         yield f"memory.local_context: {length:,}: must be a multiple of {BLOCK} on a GPU"
-    unit = PassOrder.of(dataset.manifest, seed=0).unit or 1
+    unit = _unit(dataset)
     together = unit * seq_len // length
     if together % packing:
         yield (
             f"memory.packing: {packing}: the data set keeps {together} local contexts of a stream "
-            f"together (stream_sequences {unit}, {seq_len:,} tokens each): set `packing` to a "
-            "divisor of that, or build the data set with `policy: stream` and a `stream_sequences` "
-            f"of {packing} for every source"
+            f"together (stream_sequences {unit}, {seq_len:,} tokens each): set `packing` to "
+            f"{together} or a divisor of it, or build the data set with `policy: stream` and a "
+            f"`stream_sequences` of {math.lcm(packing * length, seq_len) // seq_len} for every "
+            "source"
         )
 
 
-def _schedule_faults(memory: Memory, contexts: float, steps: int) -> Generator[str]:
-    count = int(contexts)
-    if contexts == count and count % memory.packing:
+def _unit(dataset: ShardedDataset) -> int:
+    """Sequences that stay together."""
+    return PassOrder.of(dataset.manifest, seed=0).unit or 1
+
+
+def _schedule_faults(
+    memory: Memory, dataset: ShardedDataset, length: int, micro_batch: int, steps: int
+) -> Generator[str]:
+    unit, count = _unit(dataset), micro_batch * dataset.seq_len // length
+    if micro_batch % unit:
         yield (
-            f"micro_batch: has {count} local contexts, which must be a multiple of memory.packing, "
-            f"{memory.packing}"
+            f"micro_batch: {micro_batch}: must be a multiple of {unit}: so many sequences of this "
+            "data set stay together (stream_sequences)"
         )
     if (most := max(memory.ranges())) >= count > 0:
+        needed = -(-(most + 1) * length // (dataset.seq_len * unit)) * unit
         yield (
             f"memory: range {most}: a microbatch has only {count} local contexts, so none has so "
-            "many before it: raise `micro_batch` or lower the range"
+            f"many before it: raise `micro_batch` to {needed} or more, or lower the range"
         )
     for begin in memory.range_from or ():
         if begin >= steps:

@@ -47,6 +47,8 @@ def check(args: argparse.Namespace) -> int:
     Raises:
         UserError: arguments contradict each other, or name what is not there.
     """
+    if args.output and args.output.exists() and not args.output.is_dir():
+        raise UserError(f"--output {args.output}: is a file; name a folder")
     if args.command == "passkey":
         args.lengths = args.lengths or [args.max_length * i // 32 for i in range(1, 33)]
         return args.lengths[-1]

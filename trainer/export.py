@@ -74,6 +74,7 @@ def export_model(
     if missing or found.unexpected_keys:
         names = ", ".join([*missing, *found.unexpected_keys][:5])
         raise UserError(f"{output}: the weights are not those of the configuration: {names}")
+    output = output.resolve()
     aside = output.with_name(f"{output.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside, max_shard_size="5GB")

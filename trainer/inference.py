@@ -8,7 +8,7 @@ Of a long prompt the last `last_context_length` tokens stay in the running windo
 generated has a local context. The running window is moved to memory when it has L tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -64,6 +64,8 @@ def as_memory_model(model: nn.Module, settings: MemorySettings) -> None:
         faiss_module()
     add_memory_layers(model, settings.mem_layers, positionals=settings.mem_positionals)
     lm.set_attn_implementation(ATTENTION)
+    # Tuning with checkpoints of activations often leaves False there.
+    lm.config.use_cache = lm.generation_config.use_cache = True
     kind = type(model)
     # By its plain name, which transformers writes into a saved configuration.
     model.__class__ = type(kind.__name__, (MemoryModel, kind), {})
@@ -106,8 +108,9 @@ class MemoryModel:
         """
         if input_ids is None or input_ids.shape[1] == 0:
             raise UserError("memory: give `input_ids` of at least one token; nothing else is read")
-        _check_input(input_ids, attention_mask, others)
-        cache = new_cache(self) if past_key_values is None else past_key_values
+        cache = _checked_cache(new_cache(self) if past_key_values is None else past_key_values)
+        _check_mask(attention_mask, input_ids, cache)
+        _check_others(logits_to_keep=logits_to_keep, **others)
         kept: list[Tensor] = []
         unwanted = input_ids.shape[1] - logits_to_keep if logits_to_keep and labels is None else 0
         for states in _read(self, input_ids, cache, split=True):
@@ -129,21 +132,23 @@ class MemoryModel:
         """As transformers' generate, with a new memory where none is given.
 
         Each beam, and each of several answers, holds its own memory; a batch must not be padded.
+        With a memory of what was read before, the input is the whole text, from its beginning.
 
         Raises:
-            UserError: it shall do without a cache.
+            UserError: it shall do without a cache, or the input is not longer than what was read.
         """
-        config = options.get("generation_config")
-        if options.get("use_cache", getattr(config, "use_cache", None)) is False:
-            raise UserError("memory: `use_cache=False` would read the text anew for each token")
-        for name in ("prefill_chunk_size", "cache_implementation"):
-            if options.get(name, getattr(config, name, None)) is not None:
-                raise UserError(
-                    f"memory: `{name}` has no meaning with memory, which reads in windows of its "
-                    "own; leave it out"
-                )
+        given = args[1] if len(args) > 1 else options.get("generation_config")
+        configs = [vars(c) for c in (given, cast(Any, self).generation_config) if c]
+        _check_generation([options, *configs])
         if options.get("past_key_values") is None:
             options["past_key_values"] = new_cache(self)
+        text = args[0] if args else options.get("input_ids", options.get("inputs"))
+        read = _checked_cache(options["past_key_values"]).read
+        if read and text is not None and text.shape[1] <= read:
+            raise UserError(
+                f"memory: {read:,} tokens have been read, and the input has {text.shape[1]:,}: "
+                "`generate` takes the whole text, from its beginning, and reads what is new"
+            )
         return cast(Any, super()).generate(*args, **options)
 
     def _get_stopping_criteria(self, *args: Any, **options: Any) -> Any:
@@ -181,12 +186,32 @@ def windows(model: Any, tokens: Tensor, cache: MemoryCache) -> Iterator[Tensor]:
     Raises:
         UserError: another batch's cache.
     """
-    return _read(model, tokens, cache, split=False)
+    return _read(model, tokens, _checked_cache(cache), split=False)
 
 
-def _read(model: Any, tokens: Tensor, cache: Any, *, split: bool) -> Iterator[Tensor]:
+def _check_generation(options: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse settings of generate, of which the first place that names one counts."""
+
+    def named(name: str) -> Any:
+        return next((some[name] for some in options if some.get(name) is not None), None)
+
+    if named("use_cache") is False:
+        raise UserError("memory: `use_cache=False` would read the text anew for each token")
+    for name in ("prefill_chunk_size", "cache_implementation"):
+        if named(name) is not None:
+            raise UserError(
+                f"memory: `{name}` has no meaning with memory, which reads in windows of its own; "
+                "leave it out"
+            )
+
+
+def _checked_cache(cache: Any) -> MemoryCache:
     if not isinstance(cache, MemoryCache):
         raise UserError(f"memory: a {type(cache).__name__} as cache; make one with `new_cache`")
+    return cache
+
+
+def _read(model: Any, tokens: Tensor, cache: MemoryCache, *, split: bool) -> Iterator[Tensor]:
     if cache.texts not in (None, len(tokens)):
         raise UserError(f"memory: a cache of {cache.texts} texts, and input of {len(tokens)}")
     settings, length = model.memory_settings, tokens.shape[1]
@@ -223,14 +248,28 @@ def _window(model: Any, tokens: Tensor, cache: MemoryCache) -> Tensor:
     return states.last_hidden_state
 
 
-def _check_input(tokens: Tensor, mask: Tensor | None, others: dict[str, Any]) -> None:
-    """Refuse what forward would have to ignore."""
-    if mask is not None and (mask.dim() != 2 or not bool(mask[:, -tokens.shape[1] :].all())):
+def _check_mask(mask: Tensor | None, tokens: Tensor, cache: MemoryCache) -> None:
+    """Refuse padding: nothing is masked."""
+    if mask is None:
+        return
+    texts, length = tokens.shape
+    if mask.shape not in ((texts, length), (texts, cache.read + length)):
+        raise UserError(
+            f"memory: an attention mask of the shape {list(mask.shape)}; the input has "
+            f"{[texts, length]}, and {cache.read:,} tokens have been read"
+        )
+    if not bool(mask.all()):
         raise UserError(
             "memory: the attention mask hides tokens, but the texts of a batch must have one "
             "length: give each alone or texts of one length; if none is padding (its ids may "
             "contain the padding id), give an `attention_mask` of ones"
         )
+
+
+def _check_others(*, logits_to_keep: Any, **others: Any) -> None:
+    """Refuse what forward would have to ignore."""
+    if not isinstance(logits_to_keep, int):
+        raise UserError("memory: `logits_to_keep` is a number of last tokens")
     asked = ("inputs_embeds", "output_attentions", "output_hidden_states")
     for name in asked:
         if (value := others.get(name)) is not None and value is not False:

@@ -36,6 +36,8 @@ def evaluate(args: argparse.Namespace, reach: int) -> None:
                 "memory": _memory, "classify": _classify}  # fmt: skip
     try:
         subject, data = load_subject(args, reach)
+        if args.output:  # before hours of work
+            args.output.mkdir(parents=True, exist_ok=True)
         table, details = measures[args.command](args, subject)
     except torch.OutOfMemoryError as error:
         raise UserError(

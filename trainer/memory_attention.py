@@ -94,14 +94,15 @@ class KeySearch:
     """
 
     def __init__(self) -> None:
-        self._faiss = faiss_module()
+        faiss_module()
         self._indexes: list[list[Any]] = []
 
     def add(self, keys: Tensor) -> None:
         """Append keys [B, K, N, D]."""
         b, k, _, d = keys.shape
         if not self._indexes:
-            self._indexes = [[self._faiss.IndexFlatIP(d) for _ in range(k)] for _ in range(b)]
+            index = faiss_module().IndexFlatIP
+            self._indexes = [[index(d) for _ in range(k)] for _ in range(b)]
         for row, indexes in zip(_array(keys), self._indexes, strict=True):
             for part, index in zip(row, indexes, strict=True):
                 index.add(part)
@@ -113,7 +114,7 @@ class KeySearch:
 
     def reorder(self, rows: list[int]) -> None:
         """Let each text go on from another's."""
-        clone = self._faiss.clone_index
+        clone = faiss_module().clone_index
         self._indexes = [[clone(index) for index in self._indexes[row]] for row in rows]
 
 

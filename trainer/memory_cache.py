@@ -156,7 +156,7 @@ class MemoryCache(Cache):
     """Memory of a batch of texts of one length each, for `past_key_values`.
 
     Takes its place on the first tokens it is given. Grows with the text by
-    2 * K * D numbers of `mem_dtype` a token and memory layer.
+    2 * K * D numbers of `mem_dtype` a token and memory layer, D as a multiple of 8.
     """
 
     def __init__(self, layers: int, settings: MemorySettings) -> None:

@@ -1,7 +1,7 @@
 """How a model with memory layers reads text: LongLLaMA's names (Tworkowski et al. 2023, §4)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pipelines.errors import FaultsError, did_you_mean
@@ -46,7 +46,8 @@ class MemorySettings:
 def memory_settings(config: Any, **overrides: Any) -> MemorySettings | None:
     """The settings of a model's `config.json`; None where neither names memory layers.
 
-    L is its `mem_local_context`, else `max_position_embeddings`.
+    L is its `mem_local_context`, else `max_position_embeddings`. `last_context_length` is 1024,
+    LongLLaMA's, but at most half of L, where neither says it or `config`'s is above L.
 
     Args:
         config: of transformers.
@@ -55,6 +56,12 @@ def memory_settings(config: Any, **overrides: Any) -> MemorySettings | None:
     Raises:
         FaultsError: something that cannot be, all of it at once.
     """
+    names = [field.name for field in fields(MemorySettings)]
+    if unknown := [name for name in overrides if name not in names]:
+        raise FaultsError("memory", [
+            f"{name}: no such setting{did_you_mean(name, names) or '; known: ' + ', '.join(names)}"
+            for name in unknown
+        ])  # fmt: skip
     values = {field.name: getattr(config, field.name, None) for field in fields(MemorySettings)}
     values["local_context"] = getattr(config, "mem_local_context", None)
     values |= {name: value for name, value in overrides.items() if value is not None}
@@ -62,10 +69,12 @@ def memory_settings(config: Any, **overrides: Any) -> MemorySettings | None:
     if not values.get("mem_layers"):
         return None
     values.setdefault("local_context", config.max_position_embeddings)
+    length, last = values["local_context"], values.get("last_context_length")
+    given = overrides.get("last_context_length") is not None
+    if last is None or (not given and whole(length, 1) and whole(last, length + 1)):
+        usual = max(1, min(1024, length // 2)) if whole(length, 1) else 1024
+        values["last_context_length"] = usual
     settings = MemorySettings(**values)
-    last, length = settings.last_context_length, settings.local_context
-    if overrides.get("last_context_length") is None and whole(length, 1) and whole(last, length):
-        settings = replace(settings, last_context_length=length)
     check_settings(settings, config)
     return settings
 

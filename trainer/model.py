@@ -3,6 +3,7 @@
 Parameters keep their names, so weights come from and go to plain transformers without a mapping.
 """
 
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from pipelines.errors import UserError, did_you_mean
 from trainer.attention import Backend, attention_name
 from trainer.loss import LossHead, as_loss_head
 from trainer.rope import Fp32Rotary, Rope, apply_rope
+from trainer.run import RUN
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Model types whose layers are built like Llama's."""
@@ -121,6 +123,11 @@ def checkpoint_config(name: str) -> PreTrainedConfig:
     """
     folder, _, gguf = name.partition("::")
     options = {"gguf_file": gguf} if gguf else {}
+    if Path(folder, RUN).exists():
+        raise UserError(
+            f"{name}: the folder of a run; its model is {Path(folder, 'model')} once the run has "
+            "finished; trainer.export --run writes one of a checkpoint"
+        )
     try:
         values = {} if gguf else PreTrainedConfig.get_config_dict(folder)[0]
         if values.get("model_type") == "longllama":
@@ -139,7 +146,8 @@ def checkpoint_config(name: str) -> PreTrainedConfig:
 
 def _longllama(values: dict[str, Any]) -> PreTrainedConfig:
     kept = {key: value for key, value in values.items() if key not in _UNUSED}
-    if (kept.get("pad_token_id") or 0) < 0:  # as old configurations say that there is none
+    pad = kept.get("pad_token_id")
+    if isinstance(pad, int) and pad < 0:  # as old configurations say that there is none
         kept["pad_token_id"] = None
     config = LlamaConfig.from_dict(kept)
     # Said apart: RoPE for longer sequences raises the number of positions.

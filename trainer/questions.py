@@ -128,7 +128,8 @@ def _json_records(path: Path) -> Iterator[tuple[str, Any]]:
     for n, text in enumerate([content] if whole else content.split("\n"), 1):
         try:
             value = json.loads(text)
-        except ValueError as error:
+            json.dumps(value, ensure_ascii=False).encode()  # half a character is no text
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: line {n}: no JSON: {error}") from error
         for i, fields in enumerate(value if whole else [value], 1):
             if not isinstance(fields, dict):
@@ -146,20 +147,23 @@ def _trec_labels(fields: Mapping[str, Any]) -> tuple[str, str | None]:
     coarse = fields.get("coarse_label", fields.get("label-coarse"))
     fine = fields.get("fine_label", fields.get("label-fine"))
     coarse, fine = _named(coarse, COARSE), _named(fine, FINE)
-    if isinstance(fine, str) and ":" not in fine and isinstance(coarse, str):
+    for label in (coarse, fine):
+        if label is not None and not isinstance(label, str):
+            raise UserError(f"{label!r} is no label: neither a name nor a number of the hub's")
+    if fine and ":" not in fine and coarse:
         fine = f"{coarse}:{fine}"  # as the older edition names them
     if fine is None and coarse in COARSE:
         return coarse, None
     if fine is None:
         raise UserError("neither `fine_label` nor `coarse_label`")
     if fine not in FINE:
-        close = did_you_mean(str(fine), FINE) or "; labels are like `DESC:manner`, 50 of them"
+        close = did_you_mean(fine, FINE) or "; labels are like `DESC:manner`, 50 of them"
         raise UserError(f"{fine!r} is no label{close}")
     return fine.partition(":")[0], fine
 
 
 def _named(label: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(label, int) and 0 <= label < len(names):
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
         return list(names)[label]
     return label
 

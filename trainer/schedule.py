@@ -26,8 +26,8 @@ class Memory(Frozen):
     """L: tokens of a local context; default: `seq_len` of the data set, which it must divide."""
 
     packing: Count = 1
-    """k: local contexts that follow each other in one stream; the data set must keep as many
-    together (`stream_sequences` times `seq_len` / L)."""
+    """k: local contexts that follow each other in one stream; a divisor of those that the data set
+    keeps together (`stream_sequences` times `seq_len` / L), in the published recipes all."""
 
     stepping: bool = True
     """Whether the first of k local contexts sees none, and each later one more than the one before;
@@ -93,9 +93,19 @@ def extra_contexts(
     return np.minimum(seen, place + 1) - 1
 
 
-def positives_and_negatives(*, range: int, packing: int, stepping: bool) -> list[tuple[int, int]]:
-    """How many local contexts of its own stream, and of others, each of `packing` slots sees."""
-    first = -(-range // packing) * packing  # of a pack that has enough others before it
-    extra = extra_contexts(first + packing, range=range, packing=packing, stepping=stepping)[first:]
+def positives_and_negatives(
+    *, range: int, packing: int, stepping: bool, together: int
+) -> list[tuple[int, int]]:
+    """How many local contexts of its own stream, and of others, each of them sees at the most.
+
+    Args:
+        range: r.
+        packing: k.
+        stepping: whether the first of k sees none.
+        together: local contexts of a stream that stay together, a multiple of k; so many pairs.
+    """
+    first = -(-range // together) * together  # of a stream that has enough others before it
+    extra = extra_contexts(first + together, range=range, packing=packing, stepping=stepping)
+    extra = extra[first:]
     own = [min(slot, seen) for slot, seen in enumerate(extra.tolist())]
     return [(near, seen - near) for near, seen in zip(own, extra.tolist(), strict=True)]

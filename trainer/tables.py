@@ -43,7 +43,6 @@ def write_results(
     folder: Path, table: Table, record: Mapping[str, Any], details: Mapping[str, Any]
 ) -> None:
     """Write results.json, results.md (without `details`), results.svg; such files are replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
     finite = [[_or_none(v) for v in row] for row in table.rows]
     rows = [dict(zip(table.columns, row, strict=True)) for row in finite]
     whole = {"title": table.title, "table": rows, **record, **details}

@@ -65,10 +65,10 @@ def text_documents(
 
 
 def _text_of(line: str, name: str) -> str:
-    with suppress(ValueError, KeyError, TypeError):
-        if isinstance(text := json.loads(line)["text"], str):
-            return text
-    raise UserError(f"{name}: no JSON object with a string `text`")
+    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        (text := json.loads(line)["text"]).encode()  # half a character is no text
+        return text
+    raise UserError(f"{name}: no JSON object with a string `text` of whole characters")
 
 
 def long_documents(
@@ -106,12 +106,16 @@ def load_tokenizer(place: str) -> Reference:
     """
     if not Path(place).exists() and (place.count("/") != 1 or place[0] in "./~"):
         raise UserError(f"{place}: no such file or folder, and no OWNER/NAME of a hub")
-    found = [place] if Path(place).is_file() else list[str]()
+    found, why = [place] if Path(place).is_file() else list[str](), ""
     for name in () if found else ("tokenizer.model", "tokenizer.json"):
-        with suppress(OSError):
+        try:
             found.append(cast(str, cached_file(place, name)))
+        except OSError as error:
+            why = "" if Path(place).exists() else f" ({str(error).partition(chr(10))[0]})"
     if not found:
-        raise UserError(f"{place}: no tokenizer.model or tokenizer.json; name one by --tokenizer")
+        raise UserError(
+            f"{place}: no tokenizer.model or tokenizer.json{why}; name one by --tokenizer"
+        )
     content = Path(found[0]).read_bytes()
     is_json = content.lstrip()[:1] == b"{"
     try:
