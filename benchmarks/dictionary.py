@@ -128,7 +128,13 @@ def _options() -> argparse.Namespace:
     add("--learning-rate", type=float, default=2e-3, help="of AdamW: embeddings, norms, output")
     add("--muon", type=float, default=1e-2, help="learning rate of the matrices of layers")
     add("--seed", type=int, default=0)
-    return parser.parse_args()
+    options = parser.parse_args()
+    for name in ("steps", "negatives", "key_symbols", "documents", "warmup"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}: at least 1")
+    if not 0 <= options.memory_layer < options.layers:
+        parser.error(f"--memory-layer {options.memory_layer}: of --layers {options.layers}, from 0")
+    return options
 
 
 def train(options: argparse.Namespace, device: torch.device) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import shutil
 from pathlib import Path
 
@@ -115,6 +117,32 @@ def test_a_folder_that_holds_something_else(dataset, tmp_path, refused):
     assert said == (
         f"{tmp_path / 'run'}: holds something that is no run; give a new folder to --output"
     )
+
+
+def test_a_folder_where_another_process_trains(dataset, tmp_path, refused):
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / "lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        said = refused(dataset, tmp_path / "run")
+        assert said == (
+            f"{tmp_path / 'run'}: another process is training there; wait for it, or stop it"
+        )
+    assert train(dataset, tmp_path / "run", "steps=2") == 0
+    assert train(dataset, tmp_path / "run", "steps=2") == 0, "the lock is not kept"
+
+
+def test_an_output_that_is_a_file(dataset, tmp_path, refused):
+    (tmp_path / "run").write_text("chapter 1")
+    assert refused(dataset, tmp_path / "run") == f"--output {tmp_path / 'run'}: File exists"
+
+
+def test_a_file_system_without_locks_is_said(dataset, tmp_path, monkeypatch, capsys):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert train(dataset, tmp_path / "run", "steps=2") == 0
+    assert "its file system has no locks; start no second run there" in capsys.readouterr().err
 
 
 def test_another_run_in_the_same_folder_is_told_all_differences(dataset, tmp_path, capsys, refused):

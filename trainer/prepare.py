@@ -1,6 +1,7 @@
 """What a run is made of, from the command's options: checked first, then built or restored."""
 
 import argparse
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,11 @@ class Setup:
             output=options.output or Path("runs", Path(options.config).stem),
         )
 
-    def claim(self) -> bool:
-        """Claim the output folder; whether the run was begun there before.
+    def claim(self) -> AbstractContextManager[bool]:
+        """Claim the output folder for a while; gives whether the run was begun there before.
 
         Raises:
-            UserError: something else lies there.
+            UserError: something else lies there, or another process trains there.
         """
         return claim_run(
             self.output,

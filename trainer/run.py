@@ -1,7 +1,12 @@
 """The folder of a run: what it is a run of, so that only the same run goes on in it."""
 
+import errno
+import fcntl
 import json
 import shutil
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +21,12 @@ from trainer.cache import RemoteDataset
 from trainer.checkpoint import write_whole
 from trainer.config import FREE, TrainConfig, config_record
 
-RUN = "run.json"
+RUN, LOCK = "run.json", "lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What file systems without locks say."""
 
 
+@contextmanager
 def claim_run(
     folder: Path,
     *,
@@ -27,14 +35,15 @@ def claim_run(
     model: str,
     model_config: PreTrainedConfig,
     steps: int,
-) -> bool:
+) -> Generator[bool]:
     """Begin a run in an empty folder, or check that it is the one that goes on there.
 
     Writes `run.json`, the model's `config.json`, and the data set's tokenizer file; anew where no
-    checkpoint was written yet. Gives whether one was.
+    checkpoint was written yet. Gives whether one was. The folder is locked as long as the context
+    lasts, or the process; not on file systems without locks, which is said.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder holds something else, or another process trains there.
         FaultsError: the run there is another; every difference is named.
     """
     record = {
@@ -53,21 +62,53 @@ def claim_run(
             raise UserError(f"{folder / RUN}: damaged; give a new --output") from error
         if faults := _differences(before, record):
             raise FaultsError(f"{folder}: holds another run; give a new --output", faults)
-    elif folder.exists() and any(folder.iterdir()) and not (folder / RUN).exists():
+    elif not (folder / RUN).exists() and any(p.name != LOCK for p in folder.glob("*")):
         raise UserError(f"{folder}: holds something that is no run; give a new folder to --output")
-    dist.barrier()
-    if dist.get_rank() == 0 and not begun:
-        folder.mkdir(parents=True, exist_ok=True)
-        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-        write_whole(folder / RUN, json.dumps({**record, "versions": versions}, indent=1) + "\n")
-        model_config.save_pretrained(folder)
-        name = dataset.manifest["tokenizer"]["file"]
-        remote = isinstance(dataset, RemoteDataset)
-        source = dataset.fetch(name) if remote else dataset.folder / name
-        if source.exists():
-            shutil.copyfile(source, folder / name)
-    dist.barrier()
-    return begun
+    with _locked(folder):
+        if dist.get_rank() == 0 and not begun:
+            _begin(folder, record, dataset, model_config)
+        dist.barrier()
+        yield begun
+
+
+@contextmanager
+def _locked(folder: Path) -> Generator[None]:
+    """Keep other processes out; rank 0 does it, and all ranks learn what came of it."""
+    fault, file = [""], None
+    if dist.get_rank() == 0:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = (folder / LOCK).open("a")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fault = [f"{folder}: another process is training there; wait for it, or stop it"]
+        except OSError as error:
+            if file and error.errno in _NO_LOCKS:
+                note = f"note: {folder}: its file system has no locks; start no second run there"
+                print(note, file=sys.stderr)
+            else:
+                fault = [f"--output {folder}: {error.strerror}"]
+    dist.broadcast_object_list(fault, device=torch.device("cpu"))
+    try:
+        if fault[0]:
+            raise UserError(fault[0])
+        yield
+    finally:
+        if file:
+            file.close()
+
+
+def _begin(
+    folder: Path, record: dict[str, Any], dataset: ShardedDataset, model_config: PreTrainedConfig
+) -> None:
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    write_whole(folder / RUN, json.dumps({**record, "versions": versions}, indent=1) + "\n")
+    model_config.save_pretrained(folder)
+    name = dataset.manifest["tokenizer"]["file"]
+    remote = isinstance(dataset, RemoteDataset)
+    source = dataset.fetch(name) if remote else dataset.folder / name
+    if source.exists():
+        shutil.copyfile(source, folder / name)
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

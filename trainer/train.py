@@ -45,13 +45,14 @@ def train(options: argparse.Namespace, device: torch.device) -> int:
         UserError: of the configuration, the data, the model, or what lies in the output folder.
     """
     setup = Setup.of(options, device)
-    run, checkpoints, newest = begin_run(setup, device, begun=setup.claim())
-    if dist.get_rank() == 0:
-        print(_introduction(run, newest), flush=True)
-    take_steps(run, checkpoints, setup.output)
-    if run.done < run.steps:
-        return STOPPED
-    _export(run, setup.model_config, setup.output)
+    with setup.claim() as begun:
+        run, checkpoints, newest = begin_run(setup, device, begun=begun)
+        if dist.get_rank() == 0:
+            print(_introduction(run, newest), flush=True)
+        take_steps(run, checkpoints, setup.output)
+        if run.done < run.steps:
+            return STOPPED
+        _export(run, setup.model_config, setup.output)
     return FINISHED
 
 
