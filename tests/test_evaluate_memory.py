@@ -235,7 +235,7 @@ def test_a_plain_model_gets_memory_by_options(evaluate, folder, tmp_path):
         (("--mem-layers", "none", "--mem-dtype", "float16", "passkey"), "--mem-dtype: the model"),
         (("--mem-layers", "none", *SIZES), "memory: the model has no memory layers"),
         (("--mem-layers", "1,7", "--last-context", "65", "passkey"), "memory: 2 faults"),
-        (("--mem-top-k", "4", *SIZES), "--mem-top-k: the best keys are looked up in all"),
+        (("--mem-top-k", "4", *SIZES), "(--mem-top-k, or of config.json) the best keys are"),
         ((*SIZES, "--length", "213"), "--sizes 150: with a local context of 64 these are 214"),
         (("memory", "--text", "a.txt"), "documents with 63,552 tokens or more: 0"),
         (("memory",), "either --data or --text"),

@@ -180,8 +180,8 @@ def _misused(args: argparse.Namespace, settings: MemorySettings) -> str | None:
     """What is wrong with a model with memory."""
     if args.command == "memory" and settings.mem_top_k is not None:
         return (
-            "--mem-top-k: the best keys are looked up in all of memory, which then has no sizes; "
-            "measure by `positions`, or leave it out"
+            "memory: with `mem_top_k` (--mem-top-k, or of config.json) the best keys are looked up "
+            "in all of memory, which then has no sizes; measure by `positions`, or leave it out"
         )
     if args.command == "perplexity":
         return (
