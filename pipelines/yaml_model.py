@@ -69,7 +69,7 @@ def parse_model(
     except ValidationError as error:
         found = error.errors()
         for fault in found:
-            if fault["type"] == "too_short" and fault["input"]:
+            if fault["type"] == "too_short" and any(_inside(f["loc"], fault["loc"]) for f in found):
                 continue  # what it lacks are the items that are faulty
             location = _without_noise(fault["loc"], value)
             faults.add(location, _describe(fault, location, model))
@@ -77,6 +77,10 @@ def parse_model(
     if faults.found:
         raise FaultsError(path, faults.in_order())
     return checked
+
+
+def _inside(location: Location, outer: Location) -> bool:
+    return len(location) > len(outer) and location[: len(outer)] == outer
 
 
 class _Faults:

@@ -12,9 +12,9 @@ from pipelines.errors import FaultsError, UserError
 from pipelines.shards import ShardedDataset
 from trainer.attention import BLOCK
 from trainer.config import TrainConfig
+from trainer.loader import kept_together, parting_faults
 from trainer.memory import CrossBatch, cross_batch
 from trainer.memory_settings import MemorySettings, memory_settings, name_settings
-from trainer.order import PassOrder
 from trainer.schedule import Memory, extra_contexts, positives_and_negatives
 
 
@@ -60,7 +60,7 @@ class LocalContexts:
         ]:  # fmt: skip
             raise FaultsError("memory layers", faults)
         count = config.micro_batch * dataset.seq_len // length
-        together = _unit(dataset) * dataset.seq_len // length
+        together = kept_together(dataset) * dataset.seq_len // length
         return cls(memory, length, count, together, config.seed)
 
     def cut(self, rows: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ def _shape_faults(
         return
     if cuda and length % BLOCK:
         yield f"memory.local_context: {length:,}: must be a multiple of {BLOCK} on a GPU"
-    unit = _unit(dataset)
+    unit = kept_together(dataset)
     together = unit * seq_len // length
     if together % packing:
         yield (
@@ -165,20 +165,11 @@ def _shape_faults(
         )
 
 
-def _unit(dataset: ShardedDataset) -> int:
-    """Sequences that stay together."""
-    return PassOrder.of(dataset.manifest, seed=0).unit or 1
-
-
 def _schedule_faults(
     memory: Memory, dataset: ShardedDataset, length: int, micro_batch: int, steps: int
 ) -> Generator[str]:
-    unit, count = _unit(dataset), micro_batch * dataset.seq_len // length
-    if micro_batch % unit:
-        yield (
-            f"micro_batch: {micro_batch}: must be a multiple of {unit}: so many sequences of this "
-            "data set stay together (stream_sequences)"
-        )
+    unit, count = kept_together(dataset), micro_batch * dataset.seq_len // length
+    yield from parting_faults("micro_batch", micro_batch, dataset)
     if (most := max(memory.ranges())) >= count > 0:
         needed = -(-(most + 1) * length // (dataset.seq_len * unit)) * unit
         yield (

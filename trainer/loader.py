@@ -140,6 +140,20 @@ def check_state(state: Mapping[str, Any], dataset: ShardedDataset) -> int:
     return int(state["position"])
 
 
+def kept_together(dataset: ShardedDataset) -> int:
+    """Neighbouring sequences that stay together and in order (`stream_sequences`), at least 1."""
+    return max(1, PassOrder.of(dataset.manifest, seed=0).unit)
+
+
+def parting_faults(name: str, sequences: int, dataset: ShardedDataset) -> Generator[str]:
+    """What is wrong with a number of sequences that parts those that stay together."""
+    if sequences % (unit := kept_together(dataset)) or sequences < 0:
+        yield (
+            f"{name}: {sequences}: must be a multiple of {unit}: so many sequences of this data "
+            "set stay together (stream_sequences)"
+        )
+
+
 @dataclass(eq=False)
 class Loader:
     """Steps of one rank, without end: pass follows pass.
@@ -210,13 +224,8 @@ class Loader:
             yield f"positions: {self.positions!r}: must be 'restart' or 'continue'"
         if len(self.dataset) == 0:
             yield "the data set has no sequences: build it with a larger budget of tokens"
-        unit = max(1, PassOrder.of(self.dataset.manifest, seed=0).unit)
         for name in ("micro_batch", "start"):
-            if (value := getattr(self, name)) % unit or value < 0:
-                yield (
-                    f"{name}: {value}: must be a multiple of {unit}: so many sequences of this "
-                    "data set stay together (stream_sequences)"
-                )
+            yield from parting_faults(name, getattr(self, name), self.dataset)
 
     @property
     def state(self) -> dict[str, Any]:

@@ -94,7 +94,6 @@ class KeySearch:
     """
 
     def __init__(self) -> None:
-        faiss_module()
         self._indexes: list[list[Any]] = []
 
     def add(self, keys: Tensor) -> None:

@@ -58,11 +58,12 @@ def memory_settings(config: Any, **overrides: Any) -> MemorySettings | None:
     """
     names = [field.name for field in fields(MemorySettings)]
     if unknown := [name for name in overrides if name not in names]:
-        raise FaultsError("memory", [
-            f"{name}: no such setting{did_you_mean(name, names) or '; known: ' + ', '.join(names)}"
-            for name in unknown
-        ])  # fmt: skip
-    values = {field.name: getattr(config, field.name, None) for field in fields(MemorySettings)}
+        known = "; known: " + ", ".join(names)
+        faults = [
+            f"{name}: no such setting{did_you_mean(name, names) or known}" for name in unknown
+        ]
+        raise FaultsError("memory", faults)
+    values = {name: getattr(config, name, None) for name in names}
     values["local_context"] = getattr(config, "mem_local_context", None)
     values |= {name: value for name, value in overrides.items() if value is not None}
     values = {name: _tuple(value) for name, value in values.items() if value is not None}
@@ -71,9 +72,8 @@ def memory_settings(config: Any, **overrides: Any) -> MemorySettings | None:
     values.setdefault("local_context", config.max_position_embeddings)
     length, last = values["local_context"], values.get("last_context_length")
     given = overrides.get("last_context_length") is not None
-    if last is None or (not given and whole(length, 1) and whole(last, length + 1)):
-        usual = max(1, min(1024, length // 2)) if whole(length, 1) else 1024
-        values["last_context_length"] = usual
+    if whole(length, 1) and (last is None or (not given and whole(last, length + 1))):
+        values["last_context_length"] = max(1, min(1024, length // 2))
     settings = MemorySettings(**values)
     check_settings(settings, config)
     return settings

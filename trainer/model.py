@@ -135,7 +135,7 @@ def checkpoint_config(name: str) -> PreTrainedConfig:
         else:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
     except (OSError, ValueError, ImportError, StrictDataclassError) as error:
-        raise UserError(f"{name}: cannot read a model there: {_first_line(error)}") from error
+        raise UserError(f"{name}: cannot read a model there: {first_line(error)}") from error
     if config.model_type not in FAMILIES:
         raise UserError(
             f"{name}: a model of type `{config.model_type}`; "
@@ -155,7 +155,8 @@ def _longllama(values: dict[str, Any]) -> PreTrainedConfig:
     return config
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What a library's error says first."""
     lines = (str(error).strip() or type(error).__name__).splitlines()
     return " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])
 
@@ -191,7 +192,7 @@ def checkpoint_weights(name: str) -> dict[str, Tensor]:
             "for a file that Git LFS has not fetched yet (`git lfs pull`)"
         ) from error
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{name}: cannot load the weights: {_first_line(error)}") from error
+        raise UserError(f"{name}: cannot load the weights: {first_line(error)}") from error
     if lacking := sorted(found["missing_keys"]):
         raise UserError(f"{name}: {len(lacking)} weights are missing, {lacking[0]} first")
     if unknown := sorted(found["unexpected_keys"]):

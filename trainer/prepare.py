@@ -63,6 +63,7 @@ class Setup:
             config, dataset, layers=built.num_hidden_layers, steps=steps, cuda=device.type == "cuda"
         )
         name_memory(built, contexts, model=options.model)
+        _loader(config, dataset)  # what it refuses is refused before anything is written
         compute = getattr(torch, config.compute)
         backend = choose_backend(
             config.attention,
@@ -124,7 +125,7 @@ def begin_run(
         progress = checkpoints.restore(newest, model=model, optimizer=optimizer)
     start = check_state(progress["loader"], setup.dataset) if newest else 0
     run = Training(
-        config, _loader(setup, cost, start), model, optimizer, cost, setup.backend, device,
+        config, _loader(config, setup.dataset, cost, start), model, optimizer, cost, setup.backend, device,
         setup.steps, setup.contexts,
         done=progress.get("step", 0), skipped=progress.get("skipped", 0),
     )  # fmt: skip
@@ -171,10 +172,12 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
     return AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
 
 
-def _loader(setup: Setup, cost: Cost, start: int) -> Loader:
-    config = setup.config
+def _loader(
+    config: TrainConfig, dataset: ShardedDataset, cost: Cost | None = None, start: int = 0
+) -> Loader:
+    """The loader of a run; without its cost it is to be checked only."""
     return Loader(
-        setup.dataset,
+        dataset,
         global_batch=config.global_batch,
         micro_batch=config.micro_batch,
         rank=dist.get_rank(),
@@ -183,7 +186,7 @@ def _loader(setup: Setup, cost: Cost, start: int) -> Loader:
         positions=config.positions,
         seed=config.seed,
         start=start,
-        linear_cost=cost.matmul_parameters / (cost.layers * cost.width),
+        linear_cost=cost.matmul_parameters / (cost.layers * cost.width) if cost else 0.0,
         workers=config.loader.workers,
         prefetch=config.loader.prefetch,
     )

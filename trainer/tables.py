@@ -42,7 +42,10 @@ def _written(cell: Cell) -> str:
 def write_results(
     folder: Path, table: Table, record: Mapping[str, Any], details: Mapping[str, Any]
 ) -> None:
-    """Write results.json, results.md (without `details`), results.svg; such files are replaced."""
+    """Write results.json, results.md (without `details`), results.svg into a folder that is there.
+
+    Such files are replaced.
+    """
     finite = [[_or_none(v) for v in row] for row in table.rows]
     rows = [dict(zip(table.columns, row, strict=True)) for row in finite]
     whole = {"title": table.title, "table": rows, **record, **details}

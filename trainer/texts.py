@@ -14,6 +14,7 @@ from transformers.utils.hub import cached_file
 from pipelines.errors import UserError
 from pipelines.references import Reference, SentencePieceReference, TokenizersReference
 from pipelines.shards import ShardedDataset
+from trainer.model import first_line
 
 Ids = npt.NDArray[np.int64]
 
@@ -111,7 +112,7 @@ def load_tokenizer(place: str) -> Reference:
         try:
             found.append(cast(str, cached_file(place, name)))
         except OSError as error:
-            why = "" if Path(place).exists() else f" ({str(error).partition(chr(10))[0]})"
+            why = "" if Path(place).exists() else f" ({first_line(error)})"
     if not found:
         raise UserError(
             f"{place}: no tokenizer.model or tokenizer.json{why}; name one by --tokenizer"
