@@ -206,7 +206,7 @@ def test_configurations_that_make_no_sense_are_refused(
 def test_a_microbatch_that_parts_streams_is_refused_before_anything_is_written(
     streams: ShardedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(streams, tmp_path / "run", "micro_batch=2", "documents=false") == 2
+    assert train(streams, tmp_path / "run", "micro_batch=2") == 2
     assert "micro_batch: 2: must be a multiple of 4" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

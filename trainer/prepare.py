@@ -124,9 +124,9 @@ def begin_run(
     if newest:
         progress = checkpoints.restore(newest, model=model, optimizer=optimizer)
     start = check_state(progress["loader"], setup.dataset) if newest else 0
+    loader = _loader(config, setup.dataset, cost, start)
     run = Training(
-        config, _loader(config, setup.dataset, cost, start), model, optimizer, cost, setup.backend, device,
-        setup.steps, setup.contexts,
+        config, loader, model, optimizer, cost, setup.backend, device, setup.steps, setup.contexts,
         done=progress.get("step", 0), skipped=progress.get("skipped", 0),
     )  # fmt: skip
     return run, checkpoints, newest
