@@ -80,9 +80,9 @@ def _between(value: int, above: int | None, below: int | None) -> bool:
 
 
 def _forbidden(conversation: Conversation, filters: ChatFilters) -> tuple[str, str] | None:
-    for place, (role, text, _) in enumerate(conversation.turns, 1):
-        answers = filters.forbidden_answers if role == "assistant" else ()
+    for place, turn in enumerate(conversation.turns, 1):
+        answers = filters.forbidden_answers if turn.role == "assistant" else ()
         for pattern in (*filters.forbidden, *answers):
-            if found := re.search(pattern, text, re.DOTALL):
+            if found := re.search(pattern, turn.text, re.DOTALL):
                 return "forbidden_text", f"turn {place}: {found.group()[:80]!r}"
     return None

@@ -6,6 +6,7 @@ begins with an answer begins with it; whether that can be shown is for the templ
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from pipelines.rendering import BadRecordError
@@ -24,12 +25,21 @@ class Turn(NamedTuple):
     loss: bool = True
     """Of an answer: whether the model learns it. Records can say no, by a weight of 0."""
 
+    fields: Mapping[str, Any] = MappingProxyType({})
+    """What else the record says of the turn, under the names that chat templates read
+    (`reasoning_content`, `tool_calls`, `name`, …)."""
+
 
 class Conversation(NamedTuple):
-    """A system prompt, which may be empty, and at least one answer among the turns."""
+    """A system prompt, and at least one answer among the turns."""
 
-    system: str
+    system: str | None
+    """None where the record has no system turn, which is not the same as an empty one."""
+
     turns: tuple[Turn, ...]
+
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Descriptions of functions that the model may call, as chat templates read them."""
 
 
 ROLES: Mapping[str, Role] = {

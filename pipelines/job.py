@@ -1,7 +1,6 @@
 """Everything a build needs to know before it reads a document: inputs, splits, specs, folders."""
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -25,31 +24,6 @@ from pipelines.tokenizer import TokenizerFile
 
 if TYPE_CHECKING:
     from decontam.index import Index
-
-# What the bytes of the token store and of the shards depend on. A change in one of these modules
-# makes other names, so that nothing made by older code is ever mistaken for the new.
-_STORE_MODULES = ("abstracts", "chat_filters", "chat_options", "chat_schemas", "conversations",
-                  "decontaminate", "documents", "encode", "filters", "hub", "prepare",
-                  "prepare_spec", "readers", "records", "references", "rendering", "retrieval",
-                  "schemas", "segment_cache", "sentencepiece_model", "sources", "store",
-                  "task_files", "templates/chat", "templates/choice", "templates/denoisers",
-                  "templates/few_shot", "templates/fill_in", "templates/jinja_chat",
-                  "templates/jinja_source", "templates/long_qa", "templates/multi_document",
-                  "templates/oig_dialogue", "templates/passages", "templates/plain",
-                  "templates/promptsource", "templates/promptsource_file", "templates/summary",
-                  "templates/values", "tokenizer")  # fmt: skip
-_SHARD_MODULES = ("after", "arrange", "audit", "candidates", "clusters", "contexts", "corpus",
-                  "dedup", "evidence", "finish", "gather", "mixing", "near_duplicates", "ordering",
-                  "packing", "planning", "quota", "rows", "shards", "spans", "tasks", "units",
-                  "xxh3")  # fmt: skip
-_DECONTAM_MODULES = ("bands", "character_kernels", "excerpt", "grid", "index", "index_file", "lsh",
-                     "minhash", "normalize", "policy", "records", "report", "search",
-                     "search_kernels", "window_kernels", "windows", "word_kernels")  # fmt: skip
-_TASK_MODULES = ("bands", "candidates", "likeness", "lsh", "minhash", "tasks", "window_kernels",
-                 "windows")  # fmt: skip
-_SKETCH_MODULES = ("bands", "character_kernels", "minhash", "normalize", "sketches",
-                   "word_kernels")  # fmt: skip
-_EDGE_MODULES = ("candidates", "edge_kernels")
 
 
 @dataclass(frozen=True)
@@ -114,29 +88,24 @@ class Job:
         return parts
 
 
-def code_digest(modules: Iterable[str], package: str = "pipelines") -> str:
-    """Digest of the source of modules of a package of this project."""
-    folder = Path(__file__).parents[1] / package
-    sources = [(folder / f"{module}.py").read_bytes() for module in modules]
-    return hashlib.sha256(b"\0".join(sources)).hexdigest()[:32]
-
-
 @cache
-def task_code() -> str:
-    """Digest of the code that finds what resembles a benchmark, beside that of `DecontamSpec`."""
-    return digest(code_digest(["candidates"]), code_digest(_TASK_MODULES, "decontam"))
+def code_digest(package: str) -> str:
+    """Digest of every module of a package of this project, by path and content.
+
+    The names of stored tokens and shards hold it, so that nothing made by older code is taken for
+    the new. Code is hashed, whole, and not versioned by hand: a version is a promise that somebody
+    remembers at every change, and a list of modules one at every move; where either is forgotten,
+    old tokens enter a new data set without a word. A digest that changes too often costs a build.
+    """
+    folder = Path(__file__).parents[1] / package
+    modules = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py"))
+    return digest([(name, (folder / name).read_text()) for name in modules])
 
 
 @cache
 def program_digest() -> str:
     """Digest of the code that the bytes of a data set depend on."""
-    return digest(
-        code_digest(_STORE_MODULES),
-        code_digest(_SHARD_MODULES),
-        code_digest(_DECONTAM_MODULES, "decontam"),
-        task_code(),
-        code_digest((*_SKETCH_MODULES, *_EDGE_MODULES), "decontam"),
-    )
+    return digest(code_digest("pipelines"), code_digest("decontam"))
 
 
 def assemble(
@@ -158,7 +127,7 @@ def assemble(
     """
     index, faults = open_index(mixture.decontam) if mixture.decontam else (None, [])
     sources: list[SourceJob] = []
-    code = code_digest(_STORE_MODULES)
+    code = code_digest("pipelines")
     scratch = TemporaryDirectory() if dry_run else None
     aside = scratch.name if scratch else None
     if mixture.after:
@@ -221,8 +190,7 @@ def _source_job(
 def _sketch_spec(source: Source) -> SketchSpec | None:
     if source.dedup is None:
         return None
-    code = digest(code_digest(["sketch"]), code_digest(_SKETCH_MODULES, "decontam"))
-    return SketchSpec(source.dedup.shingle, code)
+    return SketchSpec(source.dedup.shingle, program_digest())
 
 
 def _decontam_spec(
@@ -231,8 +199,9 @@ def _decontam_spec(
     policy = policy_of(mixture, name, grouped=grouped)
     if policy is None or mixture.decontam is None or index is None:
         return None
-    code = code_digest(_DECONTAM_MODULES, "decontam")
-    return DecontamSpec(mixture.decontam.path, index.header["digest"], policy, code)
+    return DecontamSpec(
+        mixture.decontam.path, index.header["digest"], policy, code_digest("decontam")
+    )
 
 
 def claim_output(job: Job, *, dry_run: bool = False) -> bool:

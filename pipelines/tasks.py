@@ -16,7 +16,7 @@ from pipelines.candidates import SourceCandidates, candidates_digest, merge, rea
 from pipelines.cleaning import TaskRules
 from pipelines.errors import FaultsError, did_you_mean
 from pipelines.estimate import expected_bytes
-from pipelines.job import Job, SourceJob, task_code
+from pipelines.job import Job, SourceJob, program_digest
 from pipelines.progress import Done, Reporter, Total
 from pipelines.records import Split
 from pipelines.shards import TASKS
@@ -156,7 +156,7 @@ def _report(decisions: Sequence[Decision], report: Reporter) -> None:
 def _folder(source: SourceJob) -> str:
     """Where a source's candidates are kept: beside its batches in the token store."""
     store = source.store.rpartition("/")[0]
-    return files.join(store, f"candidates-{candidates_digest(source.spec, task_code())}")
+    return files.join(store, f"candidates-{candidates_digest(source.spec, program_digest())}")
 
 
 def _compare(

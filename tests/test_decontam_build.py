@@ -24,7 +24,7 @@ from pipelines import show
 from pipelines.benchmark_index import load_index
 from pipelines.decontaminate import BlockDecontaminator, DecontamSpec, Text
 from pipelines.errors import FaultsError
-from pipelines.job import _DECONTAM_MODULES, assemble
+from pipelines.job import assemble
 from pipelines.mixture_file import load_mixture
 from pipelines.prepare import Prepared, Preparer
 from pipelines.readers import Block
@@ -428,20 +428,6 @@ def test_an_index_on_an_object_store_is_fetched_once(builder, index):
         decontam={"index": "memory://helm/exam.index", "require": []},
     )  # fmt: skip
     assert remote.shard_bytes() == local.shard_bytes()
-
-
-def test_the_code_digest_covers_all_that_decides_overlaps():
-    """What the policy and the rows of the report import, module by module."""
-    root = Path(__file__).resolve().parents[1] / "decontam"
-    needed, todo = set(), ["policy", "report"]
-    while todo:
-        name = todo.pop()
-        needed.add(name)
-        imported = re.findall(
-            r"^ *from decontam\.(\w+) import", (root / f"{name}.py").read_text(), re.M
-        )
-        todo += sorted(set(imported) - needed)
-    assert needed == set(_DECONTAM_MODULES)
 
 
 # The evidence

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from decontam.sketches import sketches_of_texts
 from decontam.windows import WindowIndex
 from pipelines import dedup, show
 from pipelines.errors import UserError
-from pipelines.job import _EDGE_MODULES, _SKETCH_MODULES
 from pipelines.near_stage import FindNear
 from pipelines.stages import Prepare
 from pipelines.transforms import beam_options, run_stage
@@ -270,16 +268,6 @@ def test_a_source_of_one_document_and_one_without_words_has_no_near_duplicates(b
     write(builder.folder, {"a": prose(random.Random(0), 300), "b": "?! " * 50, "c": "!! " * 60})
     built = build(builder, tokens=500)
     assert clusters(built) == [] and len(kept(built)) == 3
-
-
-def test_the_code_digests_cover_all_that_decides_sketches_and_edges():
-    root = Path(__file__).resolve().parents[1]
-    needed, todo = set(), [root / "pipelines" / "sketch.py", root / "pipelines/near_duplicates.py"]
-    while todo:
-        found = set(re.findall(r"^ *from decontam\.(\w+) import", todo.pop().read_text(), re.M))
-        todo += [root / "decontam" / f"{name}.py" for name in sorted(found - needed)]
-        needed |= found
-    assert needed == {*_SKETCH_MODULES, *_EDGE_MODULES}
 
 
 # The kernels that read texts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -269,6 +270,36 @@ def test_old_leftovers_in_the_store_are_removed_and_young_ones_are_not(tmp_path:
         os.utime(path, (time.time() - 7200,) * 2)
     run._remove_leftovers(str(tmp_path), older_than=run._LEFTOVER_SECONDS)
     assert sorted(tmp_path.iterdir()) == [batch, young]
+
+
+@pytest.mark.parametrize("package", ["pipelines", "decontam"])
+def test_a_new_or_changed_module_of_any_package_makes_another_program(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No list of modules stands between a change and the names of stored tokens."""
+    from pipelines import job
+
+    for name in ("pipelines", "decontam"):
+        shutil.copytree(Path(job.__file__).parents[1] / name, tmp_path / name)
+    monkeypatch.setattr(job, "__file__", str(tmp_path / "pipelines" / "job.py"))
+    folder = tmp_path / package / "new" / "deeper"
+    folder.mkdir(parents=True)
+    module = folder / "rule.py"
+    seen = {_digest_of_today(job)}
+    for content in ("LIMIT = 1\n", "LIMIT = 2\n"):
+        module.write_text(content)
+        seen.add(_digest_of_today(job))
+    module.rename(folder / "other.py")
+    assert len({*seen, _digest_of_today(job)}) == 4
+
+
+def _digest_of_today(job: Any) -> str:
+    job.code_digest.cache_clear()
+    job.program_digest.cache_clear()
+    digest: str = job.program_digest()
+    job.code_digest.cache_clear()
+    job.program_digest.cache_clear()
+    return digest
 
 
 def test_workers_of_another_version_are_refused(

@@ -6,9 +6,7 @@ import gzip
 import itertools
 import json
 import random
-import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,6 @@ from conftest import SHARED_DATA, Builder, Built, plain_loop, prose, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-import decontam
 from decontam.benchmark_file import HELM_CORE
 from decontam.helm import load_benchmark
 from decontam.index import Index
@@ -30,7 +27,7 @@ from decontam.tasks import SHORT_EXAMPLES, Example, Kind, Verdict, judge
 from pipelines import build as build_command
 from pipelines.candidates import CANDIDATE_SCHEMA, most_alike
 from pipelines.errors import FaultsError
-from pipelines.job import _TASK_MODULES, assemble
+from pipelines.job import assemble
 from pipelines.mixture_file import load_mixture
 from pipelines.sources import BLOCK_BYTES
 from pipelines.stages import Compare, CompareTasks, save_tasks
@@ -482,18 +479,3 @@ def helm() -> Comparer:
     if not source.exists():
         pytest.skip("the real corpora are not here")
     return Comparer(build_index(load_benchmark(HELM_CORE, sources=[source]).instances))
-
-
-def test_the_code_digest_covers_all_that_finds_candidates():
-    assert imported_by("likeness", "tasks") - imported_by("policy", "report") <= set(_TASK_MODULES)
-
-
-def imported_by(*names: str) -> set[str]:
-    """Modules of decontam/ that some of them need, themselves included."""
-    root, needed, todo = Path(decontam.__file__).parent, set[str](), list(names)
-    while todo:
-        name = todo.pop()
-        needed.add(name)
-        source = (root / f"{name}.py").read_text()
-        todo += sorted(set(re.findall(r"^ *from decontam\.(\w+) import", source, re.M)) - needed)
-    return needed

@@ -41,12 +41,6 @@ from pipelines.synthesis.stages import (
     save,
 )
 
-_MODULES = tuple(
-    f"synthesis/{name}"
-    for name in ("chunks", "documents", "finish", "judge", "parsing", "prompts", "records")
-)
-"""What records depend on, beside the schemas."""
-
 RunStage = Callable[[type[Stage], str, int], None]
 
 
@@ -130,7 +124,7 @@ def fingerprint(inputs: Inputs, settings: Settings) -> dict[str, Any]:
         "schema": inputs.schema,
         "input files": digest(listed),
         "prompts": digest(prompt_digests()),
-        "program": code_digest(_MODULES),
+        "program": code_digest("pipelines"),
     }
 
 

@@ -186,7 +186,7 @@ def plain_conversations(schema: str) -> Renderer:
 
     def conversation(record: Record) -> Made:
         found = read(record)
-        texts = [found.system, *(turn.text for turn in found.turns)]
+        texts = [found.system or "", *(turn.text for turn in found.turns)]
         return Rendered("\n".join(text for text in texts if text)), ""
 
     return Renderer(CHAT_SCHEMAS[schema].fields, conversation)

@@ -151,7 +151,7 @@ class _Renderer:
     def _messages(self, conversation: Conversation) -> list[Message]:
         system = conversation.system or self._system
         first = [("system", system, False)] if system else []
-        return [*first, *conversation.turns]
+        return [*first, *(turn[:3] for turn in conversation.turns)]
 
     def _marked(self, messages: Sequence[Message]) -> list[str]:
         """The output divided at the marks: own text, (left pad, index, right pad, own text) …"""
