@@ -32,6 +32,7 @@ from pipelines.report import (
     estimate_table,
     plan_title,
     plural,
+    sample_table,
     size,
 )
 from pipelines.run import RunStage, build
@@ -151,6 +152,8 @@ def _print_plan(
     estimates: dict[str, Estimate] = {s.name: estimate(s, tokenizer) for s in job.sources}
     mixture = job.mixture
     report.say(f"\n{plan_title(mixture)}\n\n{estimate_table(mixture, estimates)}\n")
+    if dropped := sample_table(estimates):
+        report.say(f"{dropped}\n")
     for name, e in estimates.items():
         if sum(e.broken.values()) > max_bad * e.sampled:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(e.broken.items()))

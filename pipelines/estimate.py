@@ -41,8 +41,13 @@ class Estimate:
     sampled: int
     """Records that the sample read."""
 
-    broken: Mapping[str, int]
-    """Those of them that are broken, by reason."""
+    dropped: Mapping[str, int]
+    """Those of them that a build drops, by reason."""
+
+    @property
+    def broken(self) -> Mapping[str, int]:
+        """Those dropped because the input is broken, rather than filtered as asked."""
+        return {reason: n for reason, n in self.dropped.items() if reason in BAD_REASONS}
 
     @property
     def known(self) -> bool:
@@ -58,7 +63,7 @@ def estimate(job: SourceJob, tokenizer: Tokenizer) -> Estimate:
     """
     preparer = Preparer(job.spec, tokenizer)
     read = kept = tokens = text = sampled = 0
-    broken: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
     for split in _spread_out(job.splits):
         for block, consumed in _samples(split, job.spec.max_record):
             prepared = preparer.prepare(block, split.files)
@@ -67,7 +72,7 @@ def estimate(job: SourceJob, tokenizer: Tokenizer) -> Estimate:
             tokens += len(prepared.tokens)
             text += int(prepared.n_bytes.sum())
             sampled += consumed
-            broken.update(d.reason for d in prepared.dropped if d.reason in BAD_REASONS)
+            dropped.update(d.reason for d in prepared.dropped)
     total = sum(file.size for file in job.inputs)
     scale = total / sampled if sampled else 0.0
     return Estimate(
@@ -78,7 +83,7 @@ def estimate(job: SourceJob, tokenizer: Tokenizer) -> Estimate:
         round(tokens * scale),
         round(text * scale),
         read,
-        broken,
+        dict(sorted(dropped.items())),
     )
 
 

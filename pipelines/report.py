@@ -74,6 +74,16 @@ def estimate_table(mixture: Mixture, estimates: Mapping[str, Estimate]) -> str:
     return table(header, rows)
 
 
+def sample_table(estimates: Mapping[str, Estimate]) -> str:
+    """What a build would drop of the sampled records, and why; empty if it would keep them all."""
+    rows = [
+        (name, reason, f"{n:,} of {e.sampled:,}", f"{n / e.sampled:.1%}" if e.sampled else "")
+        for name, e in estimates.items()
+        for reason, n in e.dropped.items()
+    ]
+    return table(("source", "dropped because", "sampled records", "share"), rows) if rows else ""
+
+
 def audit_table(accounts: Iterable[SourceAudit], *, seq_len: int) -> str:
     """What a finished build holds."""
     rows: list[list[str]] = []

@@ -359,3 +359,21 @@ def test_a_plan_says_that_broken_records_will_stop_the_build(
 ) -> None:
     assert build.main([*arguments, "--dry-run", "--max-bad", "0"]) == 0
     assert "of 61 sampled records, broken: 1 invalid_json; this will stop" in capfd.readouterr().out
+
+
+def test_a_plan_gives_every_reason_for_which_records_are_dropped(
+    builder: Builder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["a long text of eight words or so", "two words", "none", *["not one too few here"] * 3]
+    records: list[Any] = [{"text": text} for text in texts]
+    write_jsonl(builder.folder / "a.jsonl", [*records, {"body": "text"}, b"{broken"])
+    source = {"weight": 1, "path": "a.jsonl", "filters": {"min_words": 4}}
+    arguments = ["--mixture", str(builder.mixture({"a": source})), "--data-root",
+                 str(builder.folder), "--dry-run"]  # fmt: skip
+    assert build.main(arguments) == 0
+    table = capfd.readouterr().out.partition("dropped because")[2].splitlines()[1:4]
+    assert [line.split() for line in table] == [
+        ["a", "invalid_json", "1", "of", "8", "12.5%"],
+        ["a", "missing_text", "1", "of", "8", "12.5%"],
+        ["a", "too_few_words", "2", "of", "8", "25.0%"],
+    ]
