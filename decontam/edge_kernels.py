@@ -1,4 +1,4 @@
-"""Numba kernels of near duplicates: buckets of equal bands → edges → components."""
+"""Numba kernels of near duplicates: buckets of equal bands → edges → components → who stays."""
 # pyright: basic, reportCallIssue=false
 
 import numpy as np
@@ -75,3 +75,66 @@ def unite(one, other, parents):
         parents[max(a, b)] = min(a, b)
     for i in range(len(parents)):
         parents[i] = _root(parents, i)
+
+
+@njit(cache=True, nogil=True)
+def stay_or_go(order, buckets, n_buckets, signatures, least, containment, kept, equal, share):
+    """Take documents in order; each stays unless one that stays is like it, or contains it.
+
+    Args:
+        order: [N] documents.
+        buckets: [B, N] which bucket of each band a document is in, numbered over all bands; of a
+            type that holds B * N.
+        n_buckets: of all bands.
+        signatures: [N, P].
+        least: equal positions of two documents that are alike.
+        containment: bounds [N + 1], containers [C], shares [C]; those of document d stand from
+            bounds[d] on, and come before it in the order.
+        kept: [N] result: who stays instead of a document, itself where it stays.
+        equal: [N] result: equal positions of the two.
+        share: [N] result: the share that is contained; left as it is where that does not matter.
+    """
+    bounds, containers, shares = containment
+    n_bands, n = buckets.shape
+    newest = np.full(n_buckets, -1, buckets.dtype)  # of each bucket a list of those that stay
+    before = np.full(n * n_bands, -1, buckets.dtype)
+    held = np.zeros(n_buckets, np.uint8)
+    compared = np.full(n, -1, np.int64)
+    rank = np.empty(n, np.int64)
+    for i in range(n):
+        document = order[i]
+        rank[document] = i
+        best, best_equal = -1, least - 1
+        for band in range(n_bands):
+            node = newest[buckets[band, document]]
+            while node >= 0:
+                other = node // n_bands
+                node = before[node]
+                if compared[other] == i:
+                    continue
+                compared[other] = i
+                agree = equal_positions(signatures[document], signatures[other])
+                if agree > best_equal or (
+                    best >= 0 and agree == best_equal and rank[other] < rank[best]
+                ):
+                    best, best_equal = other, agree
+        if best < 0:
+            for c in range(bounds[document], bounds[document + 1]):
+                other = containers[c]
+                if kept[other] != other:
+                    continue
+                more = best < 0 or shares[c] > share[document]
+                if more or (shares[c] == share[document] and rank[other] < rank[best]):
+                    best, share[document] = other, shares[c]
+        if best >= 0:
+            kept[document] = best
+            equal[document] = equal_positions(signatures[document], signatures[best])
+            continue
+        kept[document], equal[document] = document, signatures.shape[1]
+        for band in range(n_bands):
+            bucket = buckets[band, document]
+            if held[bucket] < SMALL_BUCKET:
+                node = document * n_bands + band
+                before[node] = newest[bucket]
+                newest[bucket] = node
+                held[bucket] += 1

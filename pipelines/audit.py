@@ -130,7 +130,7 @@ def _count_near(corpus: Corpus) -> dict[str, int]:
         "compared": int(corpus.is_first.sum()),
         "clusters": len(np.unique(near.kept)),
         "documents": len(near.document),
-        "contained": int(near.contained.sum()),
+        "contained": int((~np.isnan(near.contained)).sum()),
         "tokens": int(corpus.n_tokens[near.document].sum()),
     }
 

@@ -1,4 +1,7 @@
-"""What a finished data set says of near duplicates: every cluster, with places."""
+"""What a finished data set says of near duplicates: every cluster, with places.
+
+A cluster is a document that is kept, and those that are dropped for it.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -39,11 +42,7 @@ def _clusters(corpus: Corpus) -> Iterator[dict[str, Any]]:
     members: dict[int, list[dict[str, Any]]] = {}
     for i in sorted(numbers, key=uids.__getitem__):
         members.setdefault(int(near.kept[i]), []).append(
-            places[int(near.document[i])]
-            | {
-                "similarity": round(float(near.similarity[i]), 4),
-                "because": "contained" if near.contained[i] else "similar",
-            }
+            places[int(near.document[i])] | near.why(i)
         )
     for kept, dropped in members.items():
         yield {"kept": places[kept], "dropped": dropped}
@@ -84,6 +83,12 @@ def cluster_lines(folder: Path, prefix: str) -> Iterator[str]:
                 for d in dropped:
                     how = f"{d['because']}, similarity {d['similarity']:.2f}"
                     yield f"  dropped {d['uid']} ({how}): {_place(d)}"
+
+
+def near_evidence(why: Mapping[str, Any]) -> str:
+    """What `NearDuplicates.why` says, for people."""
+    share = f" {why['contained']:.2f}" if "contained" in why else ""
+    return f"{why['because']}{share}, similarity {why['similarity']:.2f}"
 
 
 def _place(document: Mapping[str, Any]) -> str:

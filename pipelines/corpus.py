@@ -21,7 +21,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class NearDuplicates:
-    """Documents that are dropped because a longer one is much like them, K of them."""
+    """Documents that are dropped for one that is kept and much like them, K of them."""
 
     document: Int64
     """[K] index into the corpus, ascending."""
@@ -32,14 +32,34 @@ class NearDuplicates:
     similarity: npt.NDArray[np.float64]
     """[K] estimated Jaccard similarity of the two."""
 
-    contained: npt.NDArray[np.bool_]
-    """[K] whether it is dropped because the other one contains it, or what resembles it."""
+    contained: npt.NDArray[np.float64]
+    """[K] share of it that the other one contains; NaN unless that is why it is dropped."""
 
     @classmethod
     def none(cls) -> "NearDuplicates":
         """Where nobody looked for them."""
         nothing = np.zeros(0, np.int64)
-        return cls(nothing, nothing, np.zeros(0), np.zeros(0, np.bool_))
+        return cls(nothing, nothing, np.zeros(0), np.zeros(0))
+
+    @classmethod
+    def join(cls, parts: Sequence["NearDuplicates"]) -> "NearDuplicates":
+        """Those of several disjoint sets of documents."""
+        document = np.concatenate([part.document for part in parts])
+        order = np.argsort(document)
+        return cls(
+            document[order],
+            np.concatenate([part.kept for part in parts])[order],
+            np.concatenate([part.similarity for part in parts])[order],
+            np.concatenate([part.contained for part in parts])[order],
+        )
+
+    def why(self, i: int) -> dict[str, Any]:
+        """Why document i of these is dropped, as reports say it."""
+        similarity = {"similarity": round(float(self.similarity[i]), 4)}
+        if np.isnan(self.contained[i]):
+            return similarity | {"because": "similar"}
+        share = round(float(self.contained[i]), 4)
+        return similarity | {"because": "contained", "contained": share}
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,15 @@
 A task takes one band of all documents of a source and writes the edges it finds; one more task
 finds what is contained in longer documents. Nothing is shuffled: a task reads one column of 8
 bytes a document, sorts it, and reads signatures (512 bytes) only of documents that share the band
-with another, a million at a time. The driver reads edges, and of documents that have any their
-lengths and ids. Results lie in the token store under names that say what they were made from.
+with another, a million at a time. The driver reads the edges, joins what they connect, and decides
+which documents are kept of each connected group, a million documents at a time or one group.
+Results lie in the token store under names that say what they were made from.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,9 @@ from pipelines.corpus import Corpus, NearDuplicates
 from pipelines.mixture import digest
 from pipelines.sketch import BANDS, PERMUTATIONS, band_column
 from pipelines.store import sketches_path
+
+if TYPE_CHECKING:  # numba takes a second to import
+    from pipelines.near_duplicates import Contained
 
 Ints = npt.NDArray[np.int64]
 
@@ -104,7 +108,7 @@ def _edges(comparison: Comparison, band: int) -> dict[str, npt.NDArray[Any]]:
     return join_edges(found)._asdict()
 
 
-def _slices(ordered: npt.NDArray[np.uint64]) -> Iterator[Ints]:
+def _slices(ordered: npt.NDArray[Any]) -> Iterator[Ints]:
     """Indices into a sorted array of values that occur more than once, equal ones together.
 
     At most `_TOGETHER` at a time, unless one value occurs more often.
@@ -155,18 +159,16 @@ def near_duplicates(comparison: Comparison) -> NearDuplicates:
     # From here on documents are numbers among those that have an edge.
     documents = np.unique(np.concatenate(ends))
     one, other, inner, outer = (np.searchsorted(documents, end) for end in ends)
-    edges = near.Edges(one, other, edges.equal)
-    contained = near.Contained(inner, outer, whole["share"])
-    sketches = load_sketches(comparison, documents)
-    labels = near.components(len(documents), edges)
-    lengths = sketches.n_words, sketches.uids
-    similar = near.replacements(labels, *lengths)
-    kept = near.replacements(labels, *lengths, contained)
-    dropped = np.flatnonzero(kept != np.arange(len(kept)))
-    pairs = documents[dropped], documents[kept[dropped]]
-    return NearDuplicates(
-        *pairs, _similarity(comparison, *pairs), similar[dropped] != kept[dropped]
+    labels = near.components(
+        len(documents), np.concatenate([one, inner]), np.concatenate([other, outer])
     )
+    order = np.argsort(labels, kind="stable")
+    contained = near.Contained(inner, outer, whole["share"])
+    parts = [
+        _choose(comparison, documents, np.sort(order[part]), contained)
+        for part in _slices(labels[order])
+    ]
+    return NearDuplicates.join([NearDuplicates.none(), *parts])
 
 
 def _result(comparison: Comparison, task: int) -> dict[str, npt.NDArray[Any]]:
@@ -174,16 +176,33 @@ def _result(comparison: Comparison, task: int) -> dict[str, npt.NDArray[Any]]:
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def _similarity(comparison: Comparison, one: Ints, other: Ints) -> npt.NDArray[np.float64]:
-    """Estimated Jaccard similarity of pairs of documents."""
-    parts = [np.zeros(0)]
-    for start in range(0, len(one), _TOGETHER // 2):
-        a, b = one[start:][: _TOGETHER // 2], other[start:][: _TOGETHER // 2]
-        documents = np.unique(np.concatenate([a, b]))
-        made = load_sketches(comparison, documents, signatures=True).signatures
-        a, b = np.searchsorted(documents, a), np.searchsorted(documents, b)
-        parts.append((made[a] == made[b]).mean(1))
-    return np.concatenate(parts)
+def _choose(
+    comparison: Comparison, documents: Ints, members: Ints, contained: "Contained"
+) -> NearDuplicates:
+    """What is dropped of some of the documents, whose edges all lie among themselves.
+
+    Args:
+        comparison: of the source.
+        documents: that have an edge, ascending.
+        members: indices into these, ascending.
+        contained: which of all `documents` are contained in which.
+    """
+    from pipelines.near_duplicates import Contained, choose
+
+    numbers = documents[members]
+    sketches = load_sketches(comparison, numbers, signatures=True)
+    here = np.isin(contained.inner, members)
+    inner, outer = (np.searchsorted(members, end[here]) for end in contained[:2])
+    choice = choose(
+        sketches.signatures, sketches.n_words, sketches.uids,
+        threshold=comparison.settings.threshold, bands=BANDS,
+        contained=Contained(inner, outer, contained.share[here]),
+    )  # fmt: skip
+    dropped = np.flatnonzero(choice.kept != np.arange(len(members)))
+    return NearDuplicates(
+        numbers[dropped], numbers[choice.kept[dropped]], choice.similarity[dropped],
+        choice.contained[dropped],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

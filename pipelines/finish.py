@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipelines import files
 from pipelines.audit import DUPLICATE, NEAR_DUPLICATE, SourceAudit
-from pipelines.clusters import has_dedup
+from pipelines.clusters import has_dedup, near_evidence
 from pipelines.corpus import Corpus
 from pipelines.evidence import describe_decontamination
 from pipelines.job import Job
@@ -125,9 +125,7 @@ def _near_duplicates(corpus: Corpus, index: pa.Table, first: int) -> Iterator[di
     begin, end = np.searchsorted(near.document, [first, first + len(index)])
     documents = index.take(near.document[begin:end] - first).to_pylist()
     for i, document in enumerate(documents, int(begin)):
-        how = "contained" if near.contained[i] else "similar"
-        kept = corpus.uid[near.kept[i]].hex()
-        evidence = f"{how}, similarity {near.similarity[i]:.2f}, kept: {kept}"
+        evidence = f"{near_evidence(near.why(i))}, kept: {corpus.uid[near.kept[i]].hex()}"
         yield document | {"reason": NEAR_DUPLICATE, "evidence": evidence}
 
 

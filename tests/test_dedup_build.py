@@ -119,16 +119,57 @@ def test_every_dropped_document_says_what_was_kept_instead_and_how_alike_they_ar
     assert row["line"] == list(texts).index("other, edited") + 1
     assert row["evidence"].endswith(f"kept: {uid(texts['other, longer'])}")
     assert row["evidence"].startswith("similar, similarity 0.8")
-    assert rows[uid(texts["story"])]["evidence"].startswith("contained, similarity 0.")
+    assert rows[uid(texts["story"])]["evidence"].startswith("contained 1.00, similarity 0.")
     (cluster,) = (c for c in clusters(built) if c["kept"]["origin"] == "collection")
     assert cluster["source"] == "a"
     assert [d["because"] for d in cluster["dropped"]] == ["contained"] * 2
+    assert all(0.8 <= d["contained"] <= 1 for d in cluster["dropped"])
     assert all(0.2 < d["similarity"] < 0.45 for d in cluster["dropped"])
     assert [d["uid"] for d in cluster["dropped"]] == sorted(d["uid"] for d in cluster["dropped"])
     lines = [cluster["kept"]["line"], *(d["line"] for d in cluster["dropped"])]
     assert [list(texts)[line - 1] for line in lines] == [
         "collection", *(d["origin"] for d in cluster["dropped"])
     ]  # fmt: skip
+
+
+def versions(n: int) -> dict[str, str]:
+    """A text of 400 words that drifts: of each version 14 words are other than before."""
+    rng = random.Random(1)
+    words = prose(rng, 400).split(" ")
+    found: dict[str, str] = {}
+    for i in range(n):
+        found[f"v{i}"] = " ".join(words)
+        for at in range(14 * i, 14 * (i + 1)):
+            words[at % len(words)] = f"w{rng.randrange(10**6)}"
+    return found
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_of_a_chain_of_versions_each_is_dropped_for_one_that_is_kept_and_like_it(
+    builder, monkeypatch, files
+):
+    texts = versions(60)
+    shuffled = list(texts.items())
+    random.Random(files).shuffle(shuffled)
+    write(builder.folder, dict(shuffled), files=files)
+    monkeypatch.setattr(dedup, "_TOGETHER", 10**6 if files == 1 else 2)
+    built = build(builder, tokens=2000)
+    stay = kept(built)
+    found = clusters(built)
+    assert all(d["similarity"] >= 0.8 for c in found for d in c["dropped"])
+    assert {c["kept"]["origin"] for c in found} <= stay
+    gone = [d["origin"] for c in found for d in c["dropped"]]
+    assert sorted([*gone, *stay]) == sorted(texts)
+    # All have 400 words, so they are taken in the order of their ids.
+    order = sorted(texts, key=lambda name: uid(texts[name]))
+    utf8 = [texts[name].encode() for name in order]
+    made = sketches_of_texts(utf8, Normalizer.of("default"), shingle=5, one_in=256).signatures
+    expected: list[int] = []
+    for i in range(60):
+        if not any((made[i] == made[j]).mean() >= 0.8 for j in expected):
+            expected.append(i)
+    assert stay == {order[i] for i in expected}
+    assert 9 <= len(stay) <= 20
 
 
 def test_without_containment_the_story_stays_beside_the_collection(builder):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 KEPT, DROPPED, REPORT = "qa.jsonl.zst", "dropped.jsonl.zst", "report.json"
 
-_BANDS, _ROWS, _SHINGLE = 32, 4, 2
+_BANDS, _PERMUTATIONS, _SHINGLE = 32, 128, 2
 
 
 def read_results(work: str, n_tasks: int) -> Iterator[dict[str, Any]]:
@@ -31,6 +31,7 @@ def near_duplicates(questions: Mapping[str, str], *, threshold: float) -> dict[s
     """Questions that are too much like one of another document that is kept.
 
     Of two near duplicates the one with the lower uid is kept; one that is dropped drops no other.
+    A question without words is like none.
 
     Args:
         questions: by the uid of the document, in hexadecimal digits.
@@ -41,25 +42,23 @@ def near_duplicates(questions: Mapping[str, str], *, threshold: float) -> dict[s
     """
     if len(questions) < 2:
         return {}
-    from decontam.bands import band_hashes
+    from decontam.minhash import is_empty
     from decontam.sketches import sketches_of_texts
-    from pipelines.near_duplicates import band_edges, join_edges
+    from pipelines.near_duplicates import choose
 
     uids = sorted(questions)
     texts = [questions[uid].encode() for uid in uids]
     signatures = sketches_of_texts(
-        texts, _normalizer(), shingle=_SHINGLE, one_in=1, permutations=_BANDS * _ROWS
+        texts, _normalizer(), shingle=_SHINGLE, one_in=1, permutations=_PERMUTATIONS
     ).signatures
+    words = np.flatnonzero(~is_empty(signatures))
     numbers = np.frombuffer(bytes.fromhex("".join(uids)), np.uint8).reshape(-1, 16)
-    hashes = band_hashes(signatures, bands=_BANDS, rows=_ROWS)
-    edges = join_edges(
-        [band_edges(band, signatures, numbers, threshold=threshold) for band in hashes]
-    )
-    dropped: dict[str, str] = {}
-    for one, other in zip(edges.one.tolist(), edges.other.tolist(), strict=True):
-        if uids[one] not in dropped:  # edges are sorted, so this is settled
-            dropped.setdefault(uids[other], uids[one])
-    return dropped
+    choice = choose(
+        signatures[words], np.zeros(len(words), np.int64), numbers[words],
+        threshold=threshold, bands=_BANDS,
+    )  # fmt: skip
+    kept = words[choice.kept]
+    return {uids[i]: uids[k] for i, k in zip(words.tolist(), kept.tolist(), strict=True) if i != k}
 
 
 @cache
