@@ -98,7 +98,8 @@ def run_loop(mixture_path: str, output: str) -> int:
     from pipelines.progress import Reporter
     from pipelines.run import build
     from pipelines.stages import Stage
-    from pipelines.tokenizer import fetch_tokenizer, load_tokenizer
+    from pipelines.tokenizer import load_tokenizer
+    from pipelines.tokenizer_file import fetch_tokenizer
 
     def loop(stage: type[Stage], work: str, _: int) -> None:
         start = time.process_time()
@@ -128,7 +129,8 @@ def profile_kernels(inputs: Sequence[Path]) -> dict[str, float]:
     from pipelines.records import Document
     from pipelines.schemas import SCHEMAS, document_parser
     from pipelines.sources import list_files, plan_splits
-    from pipelines.tokenizer import fetch_tokenizer, load_tokenizer
+    from pipelines.tokenizer import load_tokenizer
+    from pipelines.tokenizer_file import fetch_tokenizer
 
     tokenizer = load_tokenizer(fetch_tokenizer(TokenizerSpec(path=TOKENIZER)))
     tokenizer.encode(["warm up"])
@@ -259,7 +261,7 @@ def _tokenizer_json() -> str:
     from gigatoken._load.sentencepiece import sentencepiece_to_tokenizer_json
 
     from pipelines.mixture import TokenizerSpec
-    from pipelines.tokenizer import fetch_tokenizer
+    from pipelines.tokenizer_file import fetch_tokenizer
 
     content = fetch_tokenizer(TokenizerSpec(path=TOKENIZER)).content
     made = sentencepiece_to_tokenizer_json(content)

@@ -21,7 +21,7 @@ from pipelines.shards import DOCUMENTS, MANIFEST, ShardedDataset
 from pipelines.sources import list_source, plan_splits, spread
 from pipelines.task_files import task_name
 from pipelines.templates.choice import plain_conversations
-from pipelines.tokenizer import TokenizerFile, reference
+from pipelines.tokenizer_file import kept_tokenizer, reference
 
 _compute = cast(Any, pc)  # made at import time, which type checkers cannot see
 _TOKENS = 1 << 20  # of a data set that are decoded at a time
@@ -204,8 +204,7 @@ class DatasetCorpus:
         """Ids → UTF-8, without the tokens that stand around documents."""
         about = self.dataset.manifest["tokenizer"]
         content = (Path(self.folder) / about["file"]).read_bytes()
-        file = TokenizerFile(content, about["file"].endswith(".model"), bos=False, eos=False)
-        plain = reference(file).decode
+        plain = reference(kept_tokenizer(content, about)).decode
         frame = {about["bos_id"], about["eos_id"]}
 
         def decode(ids: list[int]) -> bytes:

@@ -38,7 +38,8 @@ from pipelines.report import (
 from pipelines.run import RunStage, build
 from pipelines.shards import OVERLAPS_PAGE
 from pipelines.stages import Stage
-from pipelines.tokenizer import REFERENCE, Tokenizer, fetch_tokenizer, load_tokenizer
+from pipelines.tokenizer import REFERENCE, Tokenizer, load_tokenizer
+from pipelines.tokenizer_file import fetch_tokenizer
 
 _FAST_BYTES_PER_SECOND, _SLOW_BYTES_PER_SECOND = 25e6, 1e6
 """Of text per worker, for the plan's guess of the time: with a fast tokenizer engine, and with the
@@ -121,9 +122,9 @@ def _run(args: argparse.Namespace, beam_flags: list[str], report: Reporter) -> N
         mixture, file, data_root=args.data_root, store=store, output=output, dry_run=args.dry_run
     )
     tokenizer = load_tokenizer(file)
-    report.say(f"tokenizer: {tokenizer.vocab_size:,} ids, engine: {tokenizer.engine_name}")
-    for refusal in tokenizer.refused:
-        report.warn(f"slower tokenizer engine in use: {refusal}")
+    report.say(f"tokenizer: {tokenizer.describe()}")
+    for note in (*file.notes, *tokenizer.slow):
+        report.warn(note)
     if args.output and claim_output(job, dry_run=True):
         report.result(f"{output}: this very data set is there already")
         return

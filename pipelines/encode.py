@@ -4,7 +4,7 @@ A text is cut where an answer, a control token or what may be shortened begins o
 part is encoded on its own: no token reaches across, so the tokens of an answer are the answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,6 +15,11 @@ from pipelines.rendering import BOS, EOS, Control, Rendered
 from pipelines.tokenizer import Tokenizer
 
 Ids = npt.NDArray[Any]
+WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
+"""What Unicode calls white space; Python also counts four separators of ASCII."""
+
 TokenSpan = tuple[int, int]
 
 
@@ -53,7 +58,7 @@ def encode_documents(
     Raises:
         ValueError: the vocabulary lacks a control token.
     """
-    pieces = [_pieces(content) for content in contents]
+    pieces = [_without_eaten(_pieces(content, tokenizer), tokenizer) for content in contents]
     encoded = iter(_encode_texts([p for parts in pieces for p in parts], tokenizer))
     documents: list[Encoded | None] = []
     for content, parts in zip(contents, pieces, strict=True):
@@ -68,13 +73,13 @@ class _Piece(NamedTuple):
     text: str
     control: Control | None
     begins: bool
-    """Nothing but BOS stands before it."""
+    """The tokenizer takes it for the beginning of a text, and may put a space before it."""
 
     loss: bool = False
     shrinks: bool = False
 
 
-def _pieces(content: Rendered) -> list[_Piece]:
+def _pieces(content: Rendered, tokenizer: Tokenizer) -> list[_Piece]:
     text, controls = content.text, list(content.controls)
     shrink = content.shrink or (0, 0)
     edges = {0, len(text), *shrink, *(c.position for c in controls)}
@@ -87,7 +92,7 @@ def _pieces(content: Rendered) -> list[_Piece]:
     for start, end in zip(ordered, [*ordered[1:], len(text)], strict=True):
         while controls and controls[0].position == start:
             control = controls.pop(0)
-            begins = control.token == BOS
+            begins = tokenizer.begins_behind(control.token)
             pieces.append(_Piece("", control, begins, control.loss))
         while answer[1] <= start:
             answer = next(answers)
@@ -96,6 +101,33 @@ def _pieces(content: Rendered) -> list[_Piece]:
             pieces.append(_Piece(text[start:end], None, begins, in_answer, shrinks))
             begins = False
     return pieces
+
+
+def _without_eaten(pieces: list[_Piece], tokenizer: Tokenizer) -> list[_Piece]:
+    """The pieces without the white space that control tokens take along, as the library has it."""
+    for i, piece in enumerate(pieces):
+        if piece.control is None:
+            continue
+        before, behind = tokenizer.eats(piece.control.token)
+        if before:
+            _strip(pieces, range(i - 1, -1, -1), str.rstrip)
+        if behind:
+            _strip(pieces, range(i + 1, len(pieces)), str.lstrip)
+    return pieces
+
+
+def _strip(pieces: list[_Piece], places: range, strip: Callable[[str, str], str]) -> None:
+    """Take white space off texts in these places, up to a control token or what is not blank."""
+    begins = False
+    for place in places:
+        piece = pieces[place]
+        if piece.control is not None:
+            return
+        left = strip(piece.text, WHITE_SPACE)
+        pieces[place] = piece._replace(text=left, begins=piece.begins or begins)
+        if left:
+            return
+        begins = piece.begins and strip is str.lstrip
 
 
 def _encode_texts(pieces: Sequence[_Piece], tokenizer: Tokenizer) -> list[Ids]:
@@ -108,24 +140,8 @@ def _encode_texts(pieces: Sequence[_Piece], tokenizer: Tokenizer) -> list[Ids]:
             ids[i] = tokens[offsets[number] : offsets[number + 1]]
     for i, piece in enumerate(pieces):
         if piece.control:
-            ids[i] = np.array(control_ids(tokenizer, piece.control.token), tokenizer.token_type)
+            ids[i] = np.array(tokenizer.control_ids(piece.control.token), tokenizer.token_type)
     return ids
-
-
-def control_ids(tokenizer: Tokenizer, token: str) -> list[int]:
-    """The id of a control token; none of a BOS or EOS that the mixture does not want.
-
-    Raises:
-        ValueError: the vocabulary has no such token.
-    """
-    frame = {BOS: (tokenizer.file.bos, tokenizer.reference.bos_id),
-             EOS: (tokenizer.file.eos, tokenizer.reference.eos_id)}  # fmt: skip
-    if token in frame:
-        wanted, token_id = frame[token]
-        return [token_id] if wanted and token_id is not None else []
-    if (special := tokenizer.reference.special_id(token)) is None:
-        raise ValueError(f"the vocabulary has no special token {token!r}")
-    return [special]
 
 
 def _assemble(
@@ -134,7 +150,7 @@ def _assemble(
     parts = [_Part(i, p.loss, p.shrinks) for i, p in zip(ids, pieces, strict=True)]
     if content.framed:
         return parts, 0
-    before, after = (np.array(control_ids(tokenizer, t), tokenizer.token_type) for t in (BOS, EOS))
+    before, after = (np.array(tokenizer.control_ids(t), tokenizer.token_type) for t in (BOS, EOS))
     ends_with_answer = bool(content.answers) and content.answers[-1][1] == len(content.text)
     framed = [_Part(before, False, False), *parts, _Part(after, ends_with_answer, False)]
     return framed, len(before) + len(after)

@@ -146,13 +146,7 @@ def write_manifest(
         "seq_len": mixture.seq_len,
         "token_type": tokenizer.token_type,
         "pad_id": 0,
-        "tokenizer": {
-            "digest": job.tokenizer.digest,
-            "file": job.tokenizer.file_name,
-            "vocab_size": tokenizer.vocab_size,
-            "bos_id": tokenizer.reference.bos_id if job.tokenizer.bos else None,
-            "eos_id": tokenizer.reference.eos_id if job.tokenizer.eos else None,
-        },
+        "tokenizer": job.tokenizer.describe() | {"vocab_size": tokenizer.vocab_size},
         "sources": [account.as_json() for account in accounts],
         "totals": _totals(accounts),
         "order": {

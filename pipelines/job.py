@@ -20,7 +20,7 @@ from pipelines.schemas import schema_of
 from pipelines.sketch import SketchSpec
 from pipelines.source_template import template_spec
 from pipelines.sources import list_source, plan_splits
-from pipelines.tokenizer import TokenizerFile
+from pipelines.tokenizer_file import TokenizerFile
 
 if TYPE_CHECKING:
     from decontam.index import Index

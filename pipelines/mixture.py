@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from pipelines.chat_options import Chat
 from pipelines.cleaning import Decontam, Dedup, SourceDecontam
-from pipelines.options import Frozen, Names, Paths, Real, Weight, Whole
+from pipelines.options import Frozen, Names, Paths, Real, Token, Weight, Whole
 from pipelines.templates.fill_in import FillIn
 from pipelines.templates.long_qa import LongQA
 from pipelines.templates.multi_document import MultiDocument
@@ -205,14 +205,15 @@ class TokenizerSpec(Frozen):
     """Which vocabulary, and what stands around each document."""
 
     path: str
-    """A SentencePiece .model or a tokenizer.json: a file, hf://OWNER/REPO/FILE or
-    package://PACKAGE/FILE."""
+    """A model's folder, its tokenizer_config.json, or a tokenizer file: local, a URL,
+    hf://OWNER/REPO[/FILE] or package://PACKAGE/FILE."""
 
-    bos: bool = True
-    """Put the begin-of-sequence token before each document."""
+    bos: Token = True
+    """What stands before each document: true for the BOS that the model's files name, false for
+    none, or a token of the vocabulary by its text or id."""
 
-    eos: bool = True
-    """Put the end-of-sequence token after each document."""
+    eos: Token = True
+    """What stands after each document, likewise."""
 
 
 class Order(Frozen):

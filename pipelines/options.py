@@ -30,6 +30,10 @@ Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Share = Annotated[Real, Field(ge=0, le=1)]
 
 
+Token = bool | int | str
+"""A token of a vocabulary by its text or id, or whether there is one at all."""
+
+
 class Frozen(BaseModel):
     """Immutable, and strict about keys it does not know."""
 

@@ -17,10 +17,10 @@ from pipelines.encode import Encoded, encode_documents, has_parts
 from pipelines.prepare_spec import PrepareSpec
 from pipelines.readers import Block
 from pipelines.records import Document, Dropped, InputFile
-from pipelines.references import Offsets, join
 from pipelines.rendering import BadRecordError, Rendered
 from pipelines.sketch import Sketcher
 from pipelines.tokenizer import Tokenizer
+from pipelines.vocabulary import Offsets, join
 
 if TYPE_CHECKING:
     from decontam.sketches import Sketches

@@ -9,7 +9,7 @@ from pipelines.mixture import Filters, digest
 from pipelines.schemas import Schema
 from pipelines.sketch import SketchSpec
 from pipelines.templates.choice import TemplateSpec
-from pipelines.tokenizer import TokenizerFile
+from pipelines.tokenizer_file import TokenizerFile
 
 
 @dataclass(frozen=True)

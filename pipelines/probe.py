@@ -5,7 +5,10 @@ spaces, control characters, text that looks like a control token, a megabyte wit
 """
 
 import random
+from collections.abc import Sequence
 from functools import cache
+
+from pipelines.vocabulary import Reference
 
 _LATEX = r"""\begin{align}\label{eq:x}
   \hat{f}(\xi) &= \int_{-\infty}^{\infty} f(x)\, e^{-2\pi i x \xi}\,dx, \\
@@ -23,6 +26,14 @@ _LANGUAGES = (
 )
 _EMOJI = "👍🏽 👨‍👩‍👧‍👦 🏳️‍🌈 🇩🇪 ☃️ 😀😀😀"
 _SPECIAL = "a </s> b <s>c</s><unk> [INST] x [/INST] <pad> <|endoftext|> <0x0A> ▁ ▁▁ _"
+_MARKS = ("\u0301", "\u0338", "\u200d", "_", "1", "\u00a0")
+"""Characters that join with the one before them, by normalizing or in a word."""
+
+_BETWEEN = (
+    *" \n\t.<>|\u212a\u037e\u2126\u0130\u00e9\u00df\uff21\ufb01\u4e2d",
+    *"\u2581\0\x85\U0001f600\U000323af",
+    *("  ", "   ", " the ", "word", "Ab", "12", "e\u0301", "\u1100\u1161"),
+)
 _SPACES = " \u00a0\u2003\u2009\u3000\u200b\t \t\t \r\n \v \f \u0085 \u2028 \u2029 "
 
 
@@ -49,6 +60,37 @@ def probe_texts() -> tuple[str, ...]:
         " " * 100_000, "a" * 1_000_000, prose, prose.upper(), prose.replace(" ", "\n"),
         prose.replace(" ", "  "), prose.replace(" ", ""),
     )  # fmt: skip
+
+
+def peculiar_texts(vocabulary: Reference) -> tuple[str, ...]:
+    """Texts made of what a vocabulary has of its own, a few hundred kilobytes at most.
+
+    Its added tokens or user-defined pieces, what looks like its special tokens, and its longest
+    tokens, in front of, behind and inside words and blanks, cut short, doubled and next to each
+    other; and its normalizer's characters.
+    """
+    rng = random.Random(1)
+    special = _some(vocabulary.specials, 60, rng)
+    own = [*_some(vocabulary.text_tokens, 240, rng), *special]
+    tokens = [*own, *vocabulary.longest]
+    around = [
+        f"{before}{token}{behind}"
+        for token in tokens
+        for before, behind in (("", ""), (" ", " "), ("a", "b"), ("a ", " b"), ("  \n", "\n  "))
+    ]
+    cut = [text for token in own for text in (token[:-1], token[1:], token + token, token.upper())]
+    mixed = rng.choices([*tokens, *_BETWEEN], k=4_000)
+    marks = [f"{token}{mark}{token}" for token in own for mark in _MARKS]
+    return (*around, *cut, "".join(mixed), " ".join(mixed), *marks)
+
+
+def _some(tokens: Sequence[str], n: int, rng: random.Random) -> list[str]:
+    """All tokens, or of many the shortest, the longest, and some between."""
+    if len(tokens) <= n:
+        return list(tokens)
+    ordered = sorted(tokens, key=lambda token: (len(token), token))
+    third = n // 3
+    return [*ordered[:third], *rng.sample(ordered[third:-third], n - 2 * third), *ordered[-third:]]
 
 
 def _ranges(rng: random.Random) -> range:

@@ -1,30 +1,48 @@
-"""The libraries that define tokenizer formats: what every faster engine must agree with."""
+"""The libraries that define tokenizer formats: what every faster engine must agree with.
 
-import json
-from collections.abc import Sequence
-from functools import cached_property
-from typing import Any, cast
+A reference is the library that defines a format. A further kind of file needs a class with the
+methods of `Reference`, and an entry in `FORMATS`; nothing else asks which kind a tokenizer is, but
+engines that encode one kind only (`pipelines.tokenizer.FAST_ENGINES`).
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 
-from pipelines.sentencepiece_model import NO_DUMMY_PREFIX
-
-Ids = npt.NDArray[np.uint32]
-Offsets = npt.NDArray[np.int64]
+from pipelines.sentencepiece_model import (
+    CONTROL,
+    NO_DUMMY_PREFIX,
+    SPACE,
+    USER_DEFINED,
+    read_model,
+    with_controls,
+)
+from pipelines.tokenizer_json import TokenizersReference
+from pipelines.vocabulary import Ids, Offsets, Reference, join
 
 
 class SentencePieceReference:
-    """`sentencepiece` itself, for `.model` files."""
+    """`sentencepiece` itself, for `.model` files.
 
-    def __init__(self, content: bytes) -> None:
+    Args:
+        content: the bytes of the file.
+        controls: pieces that count as special although the model has another type for them.
+    """
+
+    begins_anywhere = False
+
+    def __init__(self, content: bytes, controls: Collection[str] = ()) -> None:
         from sentencepiece import SentencePieceProcessor
 
-        self.processor: Any = SentencePieceProcessor(model_proto=content)
-        self._inside: Any = SentencePieceProcessor(model_proto=content + NO_DUMMY_PREFIX)
+        model = with_controls(content, controls)
+        self.processor: Any = SentencePieceProcessor(model_proto=model)
+        self._inside: Any = SentencePieceProcessor(model_proto=model + NO_DUMMY_PREFIX)
+        self._model = model
         self.vocab_size: int = self.processor.vocab_size()
-        self.bos_id: int | None = _present(self.processor.bos_id())
-        self.eos_id: int | None = _present(self.processor.eos_id())
+        self.own_bos: int | None = _present(self.processor.bos_id())
+        self.own_eos: int | None = _present(self.processor.eos_id())
 
     def encode(self, texts: Sequence[str], *, inside: bool = False) -> tuple[Ids, Offsets]:
         """See `Engine`."""
@@ -35,130 +53,107 @@ class SentencePieceReference:
         """Ids → text."""
         return cast(str, self.processor.decode(list(map(int, ids))))
 
+    def token_id(self, text: str) -> int | None:
+        """The id of a token, whatever its kind."""
+        found: int = self.processor.piece_to_id(text)
+        return found if self.processor.id_to_piece(found) == text else None
+
     def spelling(self, token_id: int | None) -> str | None:
-        """How the vocabulary spells a control token."""
-        return None if token_id is None else cast(str, self.processor.id_to_piece(token_id))
+        """How the vocabulary spells a token."""
+        known = token_id is not None and token_id < self.vocab_size
+        return cast(str, self.processor.id_to_piece(token_id)) if known else None
 
     def special_id(self, token: str) -> int | None:
         """The id of a control token; None for other pieces."""
         return self.processor.piece_to_id(token) if token in self.specials else None
 
-    @cached_property
+    @property
     def specials(self) -> list[str]:
         """The control tokens, as the vocabulary spells them."""
+        return self._specials
+
+    @cached_property
+    def _specials(self) -> list[str]:
         ids = range(self.vocab_size)
         return [self.processor.id_to_piece(i) for i in ids if self.processor.is_control(i)]
+
+    @cached_property
+    def _pieces(self) -> list[tuple[str, float, int]]:
+        return read_model(self._model).pieces
+
+    @property
+    def text_tokens(self) -> list[str]:
+        """User-defined pieces, as text."""
+        return [p.replace(SPACE, " ") for p, _, kind in self._pieces if kind == USER_DEFINED]
+
+    @property
+    def longest(self) -> list[str]:
+        """Some of the longest pieces, as text."""
+        pieces = [piece.replace(SPACE, " ") for piece, _, kind in self._pieces if kind != CONTROL]
+        return sorted(pieces, key=lambda piece: (-len(piece), piece))[:40]
+
+    def eats(self, token_id: int) -> tuple[bool, bool]:
+        """Control pieces stand beside text and take nothing of it."""
+        del token_id
+        return False, False
 
     def ends(self, text: str) -> list[int]:
         """Where each token ends, in characters of the text."""
         return [end for _, end in self.processor.encode_as_offset_mapping(text)["offsets"]]
 
 
-class TokenizersReference:
-    """`tokenizers` itself, for `tokenizer.json`, with special tokens as plain text."""
-
-    def __init__(self, content: bytes) -> None:
-        from tokenizers import Tokenizer
-
-        self.tokenizer, self._inside = map(
-            _untrimmed, (plain_json(content), inside_json(plain_json(content)))
-        )
-        self.vocab_size, self.bos_id, self.eos_id = _json_specials(content)
-        self.decoder: Any = Tokenizer.from_str(content.decode())
-        self._specials = {t["content"]: int(t["id"]) for t in _added_tokens(content)}
-
-    def encode(self, texts: Sequence[str], *, inside: bool = False) -> tuple[Ids, Offsets]:
-        """See `Engine`."""
-        tokenizer = self._inside if inside else self.tokenizer
-        encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return join([np.asarray(e.ids, np.uint32) for e in encoded])
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids → text, control tokens shown."""
-        return cast(str, self.decoder.decode(list(map(int, ids)), skip_special_tokens=False))
-
-    def spelling(self, token_id: int | None) -> str | None:
-        """How the vocabulary spells a special token."""
-        return next((text for text, i in self._specials.items() if i == token_id), None)
-
-    def special_id(self, token: str) -> int | None:
-        """The id of a special token; None for text that is none."""
-        return self._specials.get(token)
-
-    @property
-    def specials(self) -> list[str]:
-        """The added tokens, as the vocabulary spells them."""
-        return list(self._specials)
-
-    def ends(self, text: str) -> list[int]:
-        """Where each token ends, in characters of the text."""
-        return [end for _, end in self.tokenizer.encode(text, add_special_tokens=False).offsets]
-
-
-Reference = SentencePieceReference | TokenizersReference
-
-
 def _present(token_id: int) -> int | None:
     return token_id if token_id >= 0 else None
 
 
-def join(encoded: Sequence[Ids]) -> tuple[Ids, Offsets]:
-    """Ids of several texts as one array, and offsets [n + 1]."""
-    offsets = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum([len(ids) for ids in encoded], out=offsets[1:])
-    return (np.concatenate(encoded) if encoded else np.zeros(0, np.uint32)), offsets
+class Format(NamedTuple):
+    """A kind of tokenizer file."""
+
+    kind: str
+    file_name: str
+    """What such a file is called in a model's folder, and what a copy of it is called."""
+
+    is_this: Callable[[bytes], bool]
+    """Whether a file is of this kind, by how it begins."""
+
+    reference: Callable[[bytes, Collection[str]], Reference]
+    """The library that defines the kind, from a file and what else is special in it."""
 
 
-def plain_json(content: bytes) -> str:
-    """The tokenizer without its added tokens: text that looks like one stays text."""
-    value = json.loads(content)
-    value["added_tokens"] = []
-    value["post_processor"] = None
-    return json.dumps(value)
+SENTENCEPIECE = "SentencePiece model"
+TOKENIZERS = "tokenizer.json"
+
+FORMATS: Sequence[Format] = (
+    Format(
+        TOKENIZERS, "tokenizer.json", lambda content: content.lstrip()[:1] == b"{",
+        TokenizersReference,
+    ),
+    Format(SENTENCEPIECE, "tokenizer.model", lambda _: True, SentencePieceReference),
+)  # fmt: skip
+"""In a folder with several, the first is taken: what transformers loads for the model. Of a file,
+the first that it may be."""
 
 
-def inside_json(text: str) -> str:
-    """The tokenizer for text that has other text before it: it puts no space in front."""
-    value = json.loads(text)
-    for part in ("normalizer", "pre_tokenizer"):
-        value[part] = _without_prefix(value.get(part))
-    return json.dumps(value)
+def kind_of(content: bytes) -> str:
+    """Which kind of tokenizer file this is, or would have to be."""
+    return next(f.kind for f in FORMATS if f.is_this(content))
 
 
-def _without_prefix(step: Any) -> Any:
-    """A step of a tokenizer.json that puts no space, or what stands for one, in front."""
-    if not isinstance(step, dict):
-        return step
-    for steps in ("normalizers", "pretokenizers"):
-        if steps in step:
-            kept = [s for s in map(_without_prefix, step[steps]) if s is not None]
-            return {**step, steps: kept}
-    if step["type"] == "Prepend":
-        return None
-    if step["type"] == "Metaspace":
-        return {**step, "prepend_scheme": "never"}
-    return {**step, "add_prefix_space": False} if "add_prefix_space" in step else step
+@lru_cache(maxsize=3)
+def load_reference(kind: str, content: bytes, controls: tuple[str, ...] = ()) -> Reference:
+    """The vocabulary of a tokenizer file, loaded once per process.
+
+    Args:
+        kind: of the file.
+        content: its bytes.
+        controls: what is special beside what the file says.
+
+    Raises:
+        Exception: it is no such file; the libraries raise plain RuntimeError and Exception.
+    """
+    return next(f.reference for f in FORMATS if f.kind == kind)(content, controls)
 
 
-def _untrimmed(text: str) -> Any:
-    from tokenizers import Tokenizer
-
-    tokenizer: Any = Tokenizer.from_str(text)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _added_tokens(content: bytes) -> list[dict[str, Any]]:
-    return json.loads(content).get("added_tokens") or []
-
-
-def _json_specials(content: bytes) -> tuple[int, int | None, int | None]:
-    """(vocabulary size, BOS id, EOS id) of a tokenizer.json; by the names in use."""
-    value = json.loads(content)
-    ids = {token["content"]: int(token["id"]) for token in _added_tokens(content)}
-    size = 1 + max([*value["model"]["vocab"].values(), *ids.values()])
-    bos = ("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>")
-    eos = ("</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>", "<|im_end|>")
-    first = [next((ids[n] for n in names if n in ids), None) for names in (bos, eos)]
-    return size, first[0], first[1]
+def open_reference(content: bytes) -> Reference:
+    """The vocabulary of a tokenizer file of any kind, see `load_reference`."""
+    return load_reference(kind_of(content), content)

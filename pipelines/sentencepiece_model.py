@@ -1,8 +1,8 @@
 """SentencePiece models: is this one simple enough to be taken apart, and what are its pieces?"""
 
 import struct
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
 
 SPACE = "\u2581"  # how pieces write a space
 
@@ -12,7 +12,8 @@ MODEL_TYPE, SPACE_AS_SUFFIX, BYTE_FALLBACK = 3, 24, 35
 CHARSMAP, DUMMY_PREFIX, REMOVE_SPACES, ESCAPE_SPACES, RULES = 2, 3, 4, 5, 6
 UNIGRAM, BPE = 1, 2
 NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"  # appended to a model, it overrides that one field
-NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
+_AS_CONTROL = b"\x18\x03"  # appended to a piece, it overrides its type
 
 Vocabulary = dict[str, tuple[int, float]]  # normal piece, with plain spaces -> id, score
 
@@ -45,8 +46,20 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
         yield number, value
 
 
-def supported_vocabulary(model: bytes) -> Vocabulary:
-    """Check that what this module assumes holds of `model`, and return its normal pieces."""
+class Model(NamedTuple):
+    """What a model says of itself."""
+
+    pieces: list[tuple[str, float, int]]
+    """Text with ▁ for spaces, score and type of every piece, by id."""
+
+    trainer: dict[int, Any]
+    """By the numbers of TrainerSpec."""
+
+    normalizer: dict[int, Any]
+
+
+def read_model(model: bytes) -> Model:
+    """The pieces and settings of a serialized model."""
     pieces: list[tuple[str, float, int]] = []
     specs: dict[int, dict[int, Any]] = {TRAINER: {}, NORMALIZER: {}}
     for number, value in _fields(model):
@@ -55,7 +68,33 @@ def supported_vocabulary(model: bytes) -> Vocabulary:
             pieces.append((piece[1].decode(), piece.get(2, 0.0), piece.get(3, NORMAL)))
         elif number in specs:
             specs[number].update(_fields(value))
-    trainer, normalizer = specs[TRAINER], specs[NORMALIZER]
+    return Model(pieces, specs[TRAINER], specs[NORMALIZER])
+
+
+def with_controls(model: bytes, names: Collection[str]) -> bytes:
+    """The model with these pieces as control tokens, which no text makes."""
+    if not names:
+        return model
+    changed = {name.encode() for name in names}
+    parts: list[bytes] = []
+    rest: list[bytes] = []
+    for number, value in _fields(model):
+        if number == PIECE:
+            made = value + _AS_CONTROL if dict(_fields(value))[1] in changed else value
+            parts += [b"\x0a", _as_varint(len(made)), made]
+        elif isinstance(value, bytes):
+            rest += [_as_varint(number << 3 | 2), _as_varint(len(value)), value]
+    return b"".join([*parts, *rest])
+
+
+def _as_varint(value: int) -> bytes:
+    low, value = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + _as_varint(value) if value else bytes([low])
+
+
+def supported_vocabulary(model: bytes) -> Vocabulary:
+    """Check that what this module assumes holds of `model`, and return its normal pieces."""
+    pieces, trainer, normalizer = read_model(model)
     normal = {piece for piece, _, kind in pieces if kind == NORMAL}
     refusals = {
         "it is not BPE": trainer.get(MODEL_TYPE, UNIGRAM) != BPE,

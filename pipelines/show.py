@@ -38,7 +38,7 @@ from pipelines.shards import (
     ShardedDataset,
     shard_name,
 )
-from pipelines.tokenizer import TokenizerFile, reference
+from pipelines.tokenizer_file import kept_tokenizer, reference
 
 _compute = cast(Any, pc)  # made at import time, which type checkers cannot see
 _UID_DIGITS = 32
@@ -119,7 +119,7 @@ def summary_lines(dataset: ShardedDataset) -> Iterator[str]:
     )
     yield (
         f"{tokenizer['file']}: {tokenizer['vocab_size']:,} ids as {manifest['token_type']}, "
-        f"BOS {tokenizer['bos_id']}, EOS {tokenizer['eos_id']}"
+        f"{_frame_token(tokenizer, 'bos')}, {_frame_token(tokenizer, 'eos')}"
     )
     yield (
         f"every beginning of the data set keeps the shares to within "
@@ -141,11 +141,23 @@ def summary_lines(dataset: ShardedDataset) -> Iterator[str]:
         yield f"every cluster: {NEAR_DUPLICATES}"
 
 
+def _frame_token(about: dict[str, Any], role: str) -> str:
+    """BOS or EOS with its text, id and who named it."""
+    if about[f"{role}_id"] is None:
+        return f"no {role.upper()}"
+    if f"{role}_token" not in about:  # data sets made before these were written down
+        return f"{role.upper()} {about[f'{role}_id']}"
+    token, token_id, origin = (about[f"{role}_{key}"] for key in ("token", "id", "from"))
+    return f"{role.upper()} {token} ({token_id}; {origin})"
+
+
 def sequence_lines(dataset: ShardedDataset, position: int, *, full: bool) -> Iterator[str]:
     """One sequence: its segments, where each comes from, and its text."""
     sequence = dataset.sequence(position)
     shard, row = dataset.locate(position)
-    vocabulary = reference(_tokenizer(dataset))
+    about = dataset.manifest["tokenizer"]
+    content = (dataset.folder / about["file"]).read_bytes()
+    vocabulary = reference(kept_tokenizer(content, about))
     decode = vocabulary.decode
     controls = {i: token for token in vocabulary.specials if (i := vocabulary.special_id(token))}
     n_loss = sequence.n_real - sum(end - start for start, end in sequence.no_loss)
@@ -291,12 +303,6 @@ def _lineage(dataset: ShardedDataset) -> pa.Table:
 
 def _table(dataset: ShardedDataset, name: str) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(dataset.folder / name))).read_all()
-
-
-def _tokenizer(dataset: ShardedDataset) -> TokenizerFile:
-    name = dataset.manifest["tokenizer"]["file"]
-    content = (dataset.folder / name).read_bytes()
-    return TokenizerFile(content, name.endswith(".model"), bos=False, eos=False)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pipelines.mixture import Mixture
 from pipelines.retrieval import build_index, list_passages
 from pipelines.templates.choice import TemplateSpec, chosen_template
 from pipelines.templates.jinja_source import read_template
-from pipelines.tokenizer import TokenizerFile, reference
+from pipelines.tokenizer_file import TokenizerFile, reference
 
 
 def template_spec(
@@ -28,8 +28,8 @@ def template_spec(
         seq_len=mixture.seq_len,
         few_shot=source.policy == "few_shot",
         special=tuple(truth.specials),
-        bos=truth.spelling(truth.bos_id),
-        eos=truth.spelling(truth.eos_id),
+        bos=tokenizer.bos_token.text,
+        eos=tokenizer.eos_token.text,
     )
     try:
         if source.chat and source.chat.jinja:

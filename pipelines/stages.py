@@ -255,7 +255,7 @@ class Pack:
         documents = files.read_table(group_path(self._work, task))
         mixture = self._tasks.mixture
         source = mixture.sources[self._tasks.groups[task]]
-        eos = int(mixture.tokenizer.eos)
+        eos = int(mixture.tokenizer.eos is not False)
         layout = lay_out(documents, source, seq_len=mixture.seq_len, eos=eos)
         with explain_full_disk(self._work):
             files.write_table(layout_path(self._work, task), layout)

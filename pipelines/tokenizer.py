@@ -6,31 +6,22 @@ set to the same ids, or the next one is taken and the build says so. No engine e
 like `</s>` into a control token.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from importlib import resources
+from functools import lru_cache
 from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from pipelines import files
-from pipelines.errors import UserError
-from pipelines.mixture import TokenizerSpec
-from pipelines.probe import probe_texts
-from pipelines.references import (
-    Ids,
-    Offsets,
-    Reference,
-    SentencePieceReference,
-    TokenizersReference,
-    inside_json,
-    join,
-    plain_json,
-)
+from pipelines.probe import peculiar_texts, probe_texts
+from pipelines.references import SENTENCEPIECE, TOKENIZERS
+from pipelines.rendering import BOS, EOS
+from pipelines.sentencepiece_model import with_controls
+from pipelines.tokenizer_file import TokenizerFile, reference
+from pipelines.tokenizer_json import inside_value, text_only
+from pipelines.vocabulary import Ids, Offsets, Reference, join
 
 
 class Engine(Protocol):
@@ -45,83 +36,14 @@ class Engine(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class TokenizerFile:
-    """The bytes of a tokenizer and which policy stands around documents.
-
-    Small and picklable: workers get this and load their own engine.
-    """
-
-    content: bytes
-    is_sentencepiece: bool
-    bos: bool
-    eos: bool
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of the file and the BOS/EOS policy."""
-        policy = f"bos={self.bos} eos={self.eos}".encode()
-        return hashlib.sha256(policy + b"\0" + self.content).hexdigest()
-
-    @property
-    def file_name(self) -> str:
-        """What a copy of the file is called."""
-        return "tokenizer.model" if self.is_sentencepiece else "tokenizer.json"
-
-
-def fetch_tokenizer(spec: TokenizerSpec) -> TokenizerFile:
-    """Read the tokenizer a mixture names.
-
-    Raises:
-        UserError: it cannot be found, or is neither a SentencePiece model nor a tokenizer.json.
-    """
-    path = spec.path
-    try:
-        if path.startswith("package://"):
-            package, _, name = path.removeprefix("package://").partition("/")
-            content = resources.files(package).joinpath(name).read_bytes()
-        else:
-            with files.reachable(path):
-                content = files.read_bytes(_hub_file(path) if path.startswith("hf://") else path)
-    except (OSError, ModuleNotFoundError, ValueError) as error:
-        raise UserError(f"tokenizer.path: cannot read {path}: {error}") from error
-    is_json = content.lstrip()[:1] == b"{"
-    file = TokenizerFile(content, not is_json, spec.bos, spec.eos)
-    try:
-        reference(file)
-    except Exception as error:  # both libraries raise plain RuntimeError and Exception
-        raise UserError(
-            f"tokenizer.path: {path} is neither a SentencePiece model nor a tokenizer.json: {error}"
-        ) from error
-    return file
-
-
-def _hub_file(path: str) -> str:
-    """`hf://OWNER/REPO` names the model file of that repository; a longer path the file itself."""
-    parts = path.removeprefix("hf://").split("/")
-    if len(parts) > 2:
-        return path
-    fs, name = files.filesystem(path)
-    for candidate in ("tokenizer.model", "tokenizer.json"):
-        if fs.exists(f"{name}/{candidate}"):
-            return f"{path}/{candidate}"
-    raise UserError(f"tokenizer.path: {path} has neither tokenizer.model nor tokenizer.json")
-
-
-def reference(file: TokenizerFile) -> Reference:
-    """The library that defines the format of a tokenizer."""
-    return (SentencePieceReference if file.is_sentencepiece else TokenizersReference)(file.content)
-
-
 class GigatokenEngine:
     """`gigatoken`, for the beginnings of documents and for what stands inside them."""
 
     def __init__(self, file: TokenizerFile) -> None:
-        text = _gigatoken_json(file)
-        self._beginnings = _Gigatoken(text)
-        inner = inside_json(text)
-        same = json.loads(inner) == json.loads(text)
-        self._inside = self._beginnings if same else _Gigatoken(inner)
+        value = _gigatoken_value(file)
+        inner = inside_value(value)
+        self._beginnings = _Gigatoken(json.dumps(value))
+        self._inside = self._beginnings if inner == value else _Gigatoken(json.dumps(inner))
 
     def encode(self, texts: Sequence[str], *, inside: bool = False) -> tuple[Ids, Offsets]:
         """See `Engine`."""
@@ -157,28 +79,28 @@ class _Gigatoken:
         return ids, offsets - offsets[0]
 
 
-def _gigatoken_json(file: TokenizerFile) -> str:
+def _gigatoken_value(file: TokenizerFile) -> dict[str, Any]:
     if not file.is_sentencepiece:
-        return plain_json(file.content)
+        return text_only(json.loads(file.content), file.controls)
     from gigatoken._load.sentencepiece import sentencepiece_to_tokenizer_json
 
-    return plain_json(cast(Any, sentencepiece_to_tokenizer_json)(file.content))
+    made = cast(Any, sentencepiece_to_tokenizer_json)(with_controls(file.content, file.controls))
+    return text_only(json.loads(made), ())
 
 
 class _SegmentCache:
     def __init__(self, file: TokenizerFile) -> None:
-        if not file.is_sentencepiece:
-            raise ValueError("for SentencePiece models only")
         from pipelines.segment_cache import SegmentCacheEngine
 
-        self.encode = SegmentCacheEngine(file.content).encode
+        self.encode = SegmentCacheEngine(with_controls(file.content, file.controls)).encode
 
 
 REFERENCE = "reference"
-FAST_ENGINES: Sequence[tuple[str, Callable[[TokenizerFile], Engine]]] = (
-    ("segment cache", _SegmentCache),
-    ("gigatoken", GigatokenEngine),
+FAST_ENGINES: Sequence[tuple[str, Callable[[TokenizerFile], Engine], tuple[str, ...]]] = (
+    ("segment cache", _SegmentCache, (SENTENCEPIECE,)),
+    ("gigatoken", GigatokenEngine, (SENTENCEPIECE, TOKENIZERS)),
 )
+"""Engines, fastest first, and the kinds of tokenizer files that they are for."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +114,35 @@ class Tokenizer:
     refused: tuple[str, ...]
     """Faster engines that were not taken, each with the reason."""
 
+    def describe(self) -> str:
+        """Ids, BOS, EOS and engine, for people."""
+        frame = self.file.describe_frame()
+        return f"{self.vocab_size:,} ids, engine: {self.engine_name}; {frame}"
+
+    @property
+    def slow(self) -> tuple[str, ...]:
+        """What a person should know of the engine's speed, and can do about it."""
+        if not self.refused:
+            return ()
+        why = "; ".join(self.refused)
+        if self.engine_name != REFERENCE:
+            return (f"tokenizer: {self.engine_name} encodes, which is not the fastest ({why})",)
+        return (
+            "tokenizer: no fast engine gives the ids of this vocabulary's own library, so the "
+            f"library encodes, ten times slower or more ({why}); more --workers help, and "
+            "docs/mixture.md says which vocabularies have a fast engine",
+        )
+
+    @property
+    def bos_id(self) -> int | None:
+        """BOS, whether or not documents get it."""
+        return self.file.bos_token.id
+
+    @property
+    def eos_id(self) -> int | None:
+        """EOS, whether or not documents get it."""
+        return self.file.eos_token.id
+
     @property
     def vocab_size(self) -> int:
         """Number of ids."""
@@ -201,6 +152,38 @@ class Tokenizer:
     def token_type(self) -> str:
         """numpy name of the smallest unsigned type that holds every id."""
         return "uint16" if self.vocab_size <= 1 << 16 else "uint32"
+
+    def _control_id(self, token: str) -> int | None:
+        frame = {BOS: self.bos_id, EOS: self.eos_id}
+        return frame[token] if token in frame else self.reference.special_id(token)
+
+    def control_ids(self, token: str) -> list[int]:
+        """The id of a control token (see `Control`); none of a BOS or EOS that is not wanted.
+
+        Raises:
+            ValueError: the vocabulary has no such token.
+        """
+        token_id = self._control_id(token)
+        if token in (BOS, EOS):
+            wanted = self.file.bos if token == BOS else self.file.eos
+            return [token_id] if wanted and token_id is not None else []
+        if token_id is None:
+            raise ValueError(f"the vocabulary has no special token {token!r}")
+        return [token_id]
+
+    def begins_behind(self, token: str) -> bool:
+        """Whether text behind a control token is encoded as text that begins.
+
+        Behind BOS it always is, however a template spells it: models were trained on texts with
+        BOS before them. Behind other control tokens it is where the model's library does so.
+        """
+        is_bos = token == BOS or self._control_id(token) == self.bos_id
+        return is_bos or self.file.begins_anywhere
+
+    def eats(self, token: str) -> tuple[bool, bool]:
+        """See `Reference`."""
+        token_id = self._control_id(token)
+        return (False, False) if token_id is None else self.reference.eats(token_id)
 
     def encode_bare(
         self, texts: Sequence[str], *, inside: bool = False
@@ -228,9 +211,9 @@ class Tokenizer:
         bounds = zip(framed_offsets[:-1].tolist(), framed_offsets[1:].tolist(), strict=True)
         for i, (start, end) in enumerate(bounds):
             if before:
-                framed[start] = self.reference.bos_id
+                framed[start] = self.bos_id
             if after:
-                framed[end - 1] = self.reference.eos_id
+                framed[end - 1] = self.eos_id
             framed[start + before : end - after] = ids[offsets[i] : offsets[i + 1]]
         return framed, framed_offsets
 
@@ -242,18 +225,15 @@ def load_tokenizer(file: TokenizerFile, *, proved: str | None = None) -> Tokeniz
         file: the tokenizer.
         proved: the engine that the command which started the build has proved; workers take it
             without a proof of their own, which would cost each of them a second.
-
-    Raises:
-        UserError: the mixture wants BOS or EOS and the vocabulary has none.
     """
     truth = reference(file)
-    wanted = ((file.bos, truth.bos_id, "bos"), (file.eos, truth.eos_id, "eos"))
-    for asked, token_id, name in wanted:
-        if asked and token_id is None:
-            raise UserError(f"tokenizer.{name}: this vocabulary has no such token; set it to false")
     chosen, refused = (proved, ()) if proved else _prove(file)
-    engine = truth if chosen == REFERENCE else dict(FAST_ENGINES)[chosen](file)
+    engine = truth if chosen == REFERENCE else _make(chosen, file)
     return Tokenizer(file, truth, engine, chosen, refused)
+
+
+def _make(name: str, file: TokenizerFile) -> Engine:
+    return next(make for known, make, _ in FAST_ENGINES if known == name)(file)
 
 
 @lru_cache(maxsize=4)
@@ -263,23 +243,27 @@ def _prove(file: TokenizerFile) -> tuple[str, tuple[str, ...]]:
     A pure function of the tokenizer and the installed packages, so once a process is enough.
     """
     truth = reference(file)
+    texts = (*probe_texts(), *peculiar_texts(truth))
     expected: list[tuple[Ids, Offsets]] = []
     refused: list[str] = []
-    for name, make in FAST_ENGINES:
+    for name, make, kinds in FAST_ENGINES:
+        if file.kind not in kinds:
+            continue
         try:
             engine = make(file)
         except Exception as error:  # an engine that cannot load a model says so in its own way
             refused.append(f"{name}: cannot load this tokenizer ({error})")
             continue
-        expected = expected or [truth.encode(probe_texts(), inside=i) for i in (False, True)]
-        if (difference := _difference(engine, expected)) is None:
+        expected = expected or [truth.encode(texts, inside=i) for i in (False, True)]
+        if (difference := _difference(engine, texts, expected)) is None:
             return name, tuple(refused)
         refused.append(f"{name}: {difference}")
     return REFERENCE, tuple(refused)
 
 
-def _difference(engine: Engine, expected: Sequence[tuple[Ids, Offsets]]) -> str | None:
-    texts = probe_texts()
+def _difference(
+    engine: Engine, texts: Sequence[str], expected: Sequence[tuple[Ids, Offsets]]
+) -> str | None:
     for inside, (want_ids, want_offsets) in enumerate(expected):
         try:
             ids, offsets = engine.encode(texts, inside=bool(inside))

@@ -21,7 +21,8 @@ from pipelines.progress import Reporter
 from pipelines.run import build
 from pipelines.shards import ShardedDataset
 from pipelines.stages import Stage
-from pipelines.tokenizer import fetch_tokenizer, load_tokenizer
+from pipelines.tokenizer import load_tokenizer
+from pipelines.tokenizer_file import fetch_tokenizer
 
 # Of property tests neither examples nor their making is timed: a busy machine fails no test.
 hypothesis.settings.register_profile(

@@ -18,7 +18,8 @@ from pipelines.prepare import Prepared, Preparer
 from pipelines.readers import Block, read_blocks
 from pipelines.references import SentencePieceReference
 from pipelines.rendering import BOS, EOS, Rendered
-from pipelines.tokenizer import Tokenizer, fetch_tokenizer, load_tokenizer
+from pipelines.tokenizer import Tokenizer, load_tokenizer
+from pipelines.tokenizer_file import fetch_tokenizer
 
 Runs = list[tuple[bool, str]]
 """Stretches of text with loss or without, in turns; control tokens are shown as `⟦</s>⟧`."""
@@ -86,7 +87,7 @@ def runs_of_tokens(
         control, spelled = table[int(token)]
         if begins and not control and puts_space:
             spelled = spelled.removeprefix(b" ")
-        begins = int(token) == tokenizer.reference.bos_id and begins_behind_bos
+        begins = int(token) == tokenizer.bos_id and begins_behind_bos
         parts.append((bool(learned), spelled))
     return [(key, b"".join(x for _, x in found).decode(errors="replace"))
             for key, found in groupby(parts, key=lambda part: part[0])]  # fmt: skip
@@ -94,9 +95,9 @@ def runs_of_tokens(
 
 def runs_of_content(content: Rendered, tokenizer: Tokenizer) -> Runs:
     """What a rendered document says, character by character."""
-    truth, file = tokenizer.reference, tokenizer.file
-    frame = {BOS: truth.spelling(truth.bos_id) if file.bos else None,
-             EOS: truth.spelling(truth.eos_id) if file.eos else None}  # fmt: skip
+    file = tokenizer.file
+    frame = {BOS: file.bos_token.text if file.bos else None,
+             EOS: file.eos_token.text if file.eos else None}  # fmt: skip
     learned = [False] * len(content.text)
     for start, end in content.answers:
         learned[start:end] = [True] * (end - start)

@@ -18,7 +18,7 @@ from test_loss_properties import CHATML, PASSAGES, QUESTIONS
 
 from pipelines.errors import UserError
 from pipelines.mixture import TokenizerSpec
-from pipelines.tokenizer import fetch_tokenizer, reference
+from pipelines.tokenizer_file import fetch_tokenizer, reference
 
 HUGE = "word " * 200_000
 """1 MB."""

@@ -15,7 +15,8 @@ from pipelines.mixture_file import load_mixture
 from pipelines.progress import Reporter
 from pipelines.run import build
 from pipelines.shards import ShardedDataset
-from pipelines.tokenizer import fetch_tokenizer, load_tokenizer
+from pipelines.tokenizer import load_tokenizer
+from pipelines.tokenizer_file import fetch_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 TWO = {"a": {"weight": 2, "path": "a"}, "b": {"weight": 1, "path": "b"}}

@@ -31,7 +31,8 @@ from pipelines.readers import Block
 from pipelines.records import Document, InputFile, RawRecord
 from pipelines.rendering import Rendered
 from pipelines.stages import Prepare
-from pipelines.tokenizer import fetch_tokenizer, load_tokenizer
+from pipelines.tokenizer import load_tokenizer
+from pipelines.tokenizer_file import fetch_tokenizer
 
 QUESTION = (
     "Which marsupial glides between eucalyptus trees after dusk searching for nectar and sap?"

@@ -30,6 +30,7 @@ from pipelines.mixture import (
     TokenizerSpec,
 )
 from pipelines.mixture_file import load_mixture
+from pipelines.options import Token
 from pipelines.schemas import SCHEMAS
 from pipelines.templates.fill_in import FillIn, Mix
 from pipelines.templates.long_qa import LongQA
@@ -49,6 +50,8 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 def type_name(annotation: Any) -> str:
     """How a person would say a type."""
+    if annotation == Token:
+        return "true, false, text or integer"
     names = {int: "integer", float: "number", str: "text", bool: "true or false"}
     if str(annotation).startswith("tuple[") and "float" in str(annotation):
         return "two numbers"

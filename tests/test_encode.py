@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pipelines.encode import Encoded, encode_documents, has_parts
 from pipelines.mixture import TokenizerSpec
 from pipelines.rendering import BOS, EOS, Rendered, Writer
-from pipelines.tokenizer import Tokenizer, fetch_tokenizer, load_tokenizer
+from pipelines.tokenizer import Tokenizer, load_tokenizer
+from pipelines.tokenizer_file import fetch_tokenizer
 
 SPECIALS = ["<s>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 LOOK_ALIKE = [*SPECIALS, "</s>", "[INST]", "<unk>"]
@@ -112,7 +113,7 @@ def expected(
             item = ("text", space + shown)
         else:
             name = list(names)[number]
-            begins = name == BOS
+            begins = names[name] == names[BOS]
             item = ("control", names[name]) if wanted.get(name, True) else ("text", "")
         if not answers or kind in ("answer", "loss control"):
             found.append(item)

@@ -14,7 +14,7 @@ from pipelines import files
 from pipelines.errors import UserError
 from pipelines.mixture import TokenizerSpec
 from pipelines.sources import list_files
-from pipelines.tokenizer import fetch_tokenizer
+from pipelines.tokenizer_file import fetch_tokenizer
 
 
 class ClientError(Exception):

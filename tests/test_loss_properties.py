@@ -188,7 +188,7 @@ def test_tokens_with_loss_are_the_answers_and_all_tokens_the_text(name, kind, pr
 
 def learned_end(case: Case, tokenizer: Tokenizer) -> str:
     """What ends an answer, as far as the vocabulary has it."""
-    eos = tokenizer.reference.spelling(tokenizer.reference.eos_id) or ""
+    eos = tokenizer.file.eos_token.text or ""
     token = eos if case.end is None else case.end
     return shown(token) if token in tokenizer.reference.specials else ""
 

@@ -160,7 +160,7 @@ def check(
 
 
 def end_of(tokenizer: Tokenizer) -> str:
-    return shown(tokenizer.reference.spelling(tokenizer.reference.eos_id) or "")
+    return shown(tokenizer.file.eos_token.text or "")
 
 
 @pytest.mark.parametrize("name", CASES)

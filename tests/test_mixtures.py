@@ -19,7 +19,8 @@ from pipelines.mixture_file import load_mixture
 from pipelines.progress import Reporter
 from pipelines.run import build
 from pipelines.shards import Sequence, ShardedDataset
-from pipelines.tokenizer import Tokenizer, fetch_tokenizer, load_tokenizer
+from pipelines.tokenizer import Tokenizer, load_tokenizer
+from pipelines.tokenizer_file import fetch_tokenizer
 
 MIXTURES = Path(__file__).resolve().parents[1] / "mixtures"
 BUDGETS = {"phase2": 655_360, "llama2_long": 327_680, "longllama_instruct": 204_800,

@@ -36,7 +36,8 @@ from pipelines.run import build
 from pipelines.schemas import SCHEMAS, document_parser
 from pipelines.shards import ShardedDataset
 from pipelines.sources import list_source, plan_splits, spread
-from pipelines.tokenizer import fetch_tokenizer, load_tokenizer
+from pipelines.tokenizer import load_tokenizer
+from pipelines.tokenizer_file import fetch_tokenizer
 
 BOM = b"\xef\xbb\xbf"
 TRICKY = [

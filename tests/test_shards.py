@@ -26,10 +26,12 @@ from pipelines.decontaminate import CONTAMINATED, CONTAMINATED_TASK
 from pipelines.finish import DOCUMENT_SCHEMA
 from pipelines.gather import fill_rows
 from pipelines.records import BAD_REASONS
+from pipelines.references import SENTENCEPIECE
 from pipelines.shards import META_SCHEMA, SEGMENT, ShardedDataset, dataset_id
 from pipelines.store import INDEX_SCHEMA, TokenReader
 from pipelines.tasks import Decision
-from pipelines.tokenizer import Tokenizer, TokenizerFile
+from pipelines.tokenizer import Tokenizer
+from pipelines.tokenizer_file import TokenizerFile
 
 FORMATS = (Path(__file__).resolve().parents[1] / "docs" / "formats.md").read_text()
 PIPELINES = Path(__file__).resolve().parents[1] / "pipelines"
@@ -240,7 +242,8 @@ def test_the_digests_are_those_of_independent_libraries(built):
             xxhash.xxh3_64_intdigest(rows[i : i + size], seed=0) for i in range(0, len(rows), size)
         ]
         assert meta.schema.metadata[b"sha256_tok"].decode() == sha256[f"{number:05d}.tok"]
-    tokenizer = b"bos=True eos=True\0" + (folder / "tokenizer.model").read_bytes()
+    policy = b'["SentencePiece model", 1, 2, [], false]'
+    tokenizer = policy + b"\0" + (folder / "tokenizer.model").read_bytes()
     assert manifest["tokenizer"]["digest"] == hashlib.sha256(tokenizer).hexdigest()
 
 
@@ -425,8 +428,8 @@ class Engine:
 
 
 def tokenizer_with(vocab_size: int, *ids: int) -> Tokenizer:
-    reference: Any = SimpleNamespace(vocab_size=vocab_size, bos_id=None, eos_id=None)
-    file = TokenizerFile(b"", is_sentencepiece=True, bos=False, eos=False)
+    reference: Any = SimpleNamespace(vocab_size=vocab_size)
+    file = TokenizerFile(b"", SENTENCEPIECE)
     return Tokenizer(file, reference, Engine(*ids), "test", ())
 
 

@@ -78,7 +78,10 @@ def test_the_summary_has_the_totals_and_the_account(show, built):
     assert first == f"test  {built.dataset.manifest['dataset_id']}"
     assert figures.startswith("12,000 tokens (")
     assert f" in {len(built.dataset)} sequences of 256; " in figures
-    assert tokenizer == "tokenizer.model: 600 ids as uint16, BOS 1, EOS 2"
+    assert tokenizer == (
+        "tokenizer.model: 600 ids as uint16, "
+        "BOS <s> (1; the tokenizer file), EOS </s> (2; the tokenizer file)"
+    )
     assert re.search(r"^books +32 +1 +31 .* 66\.6667% +66\.6667%$", out, re.MULTILINE)
     assert re.search(r"^books +empty_text +1$", out, re.MULTILINE)
 

@@ -32,7 +32,7 @@ from pipelines.mixture_file import load_mixture
 from pipelines.sources import BLOCK_BYTES
 from pipelines.stages import Compare, CompareTasks, save_tasks
 from pipelines.task_files import task_records
-from pipelines.tokenizer import fetch_tokenizer
+from pipelines.tokenizer_file import fetch_tokenizer
 
 PASSAGE = (
     "The sugar glider is a small, nocturnal gliding possum; it is found in the eastern forests and "

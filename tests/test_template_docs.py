@@ -19,7 +19,8 @@ from pipelines.prepare import Preparer
 from pipelines.readers import Block
 from pipelines.records import RawRecord
 from pipelines.rendering import Rendered
-from pipelines.tokenizer import fetch_tokenizer, load_tokenizer
+from pipelines.tokenizer import load_tokenizer
+from pipelines.tokenizer_file import fetch_tokenizer
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "templates.md"
 EXAMPLE = re.compile(r"```yaml\n(.*?)```\n```json\n(.*?)```\n```text\n(.*?)```", re.S)

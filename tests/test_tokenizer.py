@@ -18,14 +18,9 @@ from pipelines import tokenizer as module
 from pipelines.errors import UserError
 from pipelines.mixture import TokenizerSpec
 from pipelines.probe import probe_texts
-from pipelines.tokenizer import (
-    FAST_ENGINES,
-    GigatokenEngine,
-    TokenizerFile,
-    fetch_tokenizer,
-    load_tokenizer,
-    reference,
-)
+from pipelines.references import SENTENCEPIECE
+from pipelines.tokenizer import FAST_ENGINES, GigatokenEngine, load_tokenizer
+from pipelines.tokenizer_file import TokenizerFile, fetch_tokenizer, reference
 
 HOSTILE = st.text(st.sampled_from(list("ab  \n\t<s/>▁éЖ漢👍\u200d\u2028\x00.,'1=")), max_size=60)
 
@@ -62,12 +57,12 @@ def pieces(encoded: tuple[Any, Any]) -> list[list[int]]:
     return [ids[a:b].tolist() for a, b in itertools.pairwise(offsets)]
 
 
-@pytest.mark.parametrize("name", [name for name, _ in FAST_ENGINES])
+@pytest.mark.parametrize("name", [name for name, _, _ in FAST_ENGINES])
 def test_every_engine_equals_the_reference_on_the_probe_set(
     name: str, tokenizer_model: Path
 ) -> None:
     file = load(tokenizer_model)
-    engine = dict(FAST_ENGINES)[name](file)
+    engine = module._make(name, file)
     truth = reference(file)
     texts = probe_texts()
     assert pieces(engine.encode(texts)) == pieces(truth.encode(texts))
@@ -92,16 +87,16 @@ def test_text_that_looks_like_a_control_token_stays_text(
         for bos in (False,):
             tokenizer = load_tokenizer(load(path, bos=bos, eos=False))
             ids, _ = tokenizer.encode([text])
-            assert tokenizer.reference.eos_id not in ids.tolist()
+            assert tokenizer.eos_id not in ids.tolist()
             assert tokenizer.reference.decode(ids.tolist()).strip() == text
 
 
 def test_a_byte_level_tokenizer_json_is_encoded_as_tokenizers_does(byte_level_json: Path) -> None:
     tokenizer = load_tokenizer(load(byte_level_json, bos=False))
     assert tokenizer.engine_name == "gigatoken"
-    assert "SentencePiece models only" in tokenizer.refused[0]
+    assert tokenizer.refused == ()
     texts = [t for t in probe_texts() if len(t) < 50_000]
-    want = [[*ids, tokenizer.reference.eos_id] for ids in pieces(tokenizer.reference.encode(texts))]
+    want = [[*ids, tokenizer.eos_id] for ids in pieces(tokenizer.reference.encode(texts))]
     assert pieces(tokenizer.encode(texts)) == want
 
 
@@ -136,7 +131,8 @@ def broken(file: TokenizerFile) -> Any:
 def test_an_engine_that_differs_is_refused_and_the_build_is_told(
     monkeypatch: pytest.MonkeyPatch, tokenizer_model: Path
 ) -> None:
-    monkeypatch.setattr(module, "FAST_ENGINES", (("wrong", WrongEngine), ("broken", broken)))
+    engines = ("wrong", WrongEngine, (SENTENCEPIECE,)), ("broken", broken, (SENTENCEPIECE,))
+    monkeypatch.setattr(module, "FAST_ENGINES", engines)
     module._prove.cache_clear()
     tokenizer = load_tokenizer(load(tokenizer_model))
     module._prove.cache_clear()

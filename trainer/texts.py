@@ -12,7 +12,7 @@ import numpy.typing as npt
 from transformers.utils.hub import cached_file
 
 from pipelines.errors import UserError
-from pipelines.references import Reference, SentencePieceReference, TokenizersReference
+from pipelines.references import FORMATS, Reference, open_reference
 from pipelines.shards import ShardedDataset
 from trainer.model import first_line
 
@@ -108,19 +108,17 @@ def load_tokenizer(place: str) -> Reference:
     if not Path(place).exists() and (place.count("/") != 1 or place[0] in "./~"):
         raise UserError(f"{place}: no such file or folder, and no OWNER/NAME of a hub")
     found, why = [place] if Path(place).is_file() else list[str](), ""
-    for name in () if found else ("tokenizer.model", "tokenizer.json"):
+    names = [f.file_name for f in FORMATS]
+    for name in () if found else names:
         try:
             found.append(cast(str, cached_file(place, name)))
         except OSError as error:
             why = "" if Path(place).exists() else f" ({first_line(error)})"
     if not found:
-        raise UserError(
-            f"{place}: no tokenizer.model or tokenizer.json{why}; name one by --tokenizer"
-        )
+        raise UserError(f"{place}: no {' or '.join(names)}{why}; name one by --tokenizer")
     content = Path(found[0]).read_bytes()
-    is_json = content.lstrip()[:1] == b"{"
     try:
-        return (TokenizersReference if is_json else SentencePieceReference)(content)
+        return open_reference(content)
     except Exception as error:  # both libraries raise plain RuntimeError and Exception
         raise UserError(
             f"{found[0]}: no SentencePiece model, no tokenizer.json: {error}"
@@ -129,7 +127,4 @@ def load_tokenizer(place: str) -> Reference:
 
 def usual_bos(tokenizer: Reference) -> int | None:
     """BOS, where the tokenizer begins texts with one."""
-    if isinstance(tokenizer, SentencePieceReference):
-        return tokenizer.bos_id
-    framed, bare = (t.encode("a").ids[:1] for t in (tokenizer.decoder, tokenizer.tokenizer))
-    return framed[0] if framed != bare else None
+    return tokenizer.own_bos
