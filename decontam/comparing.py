@@ -28,9 +28,6 @@ class ScanSpec:
     """What is done with every text."""
 
     index: str
-    policy: Policy | None
-    """What a build would do; None where texts are as good as built."""
-
     count_ngrams: bool
     folder: str
     """For the files of the workers."""
@@ -65,7 +62,7 @@ def scan_unit(
     spec: ScanSpec, number: int, unit: Unit, progress: Callable[[int], None] | None = None
 ) -> Outcome:
     """Compare the texts of a unit with the index; overlaps go to the unit's file."""
-    comparer = _comparer(spec)
+    comparer = _comparer(spec, unit.corpus.policy)
     batches: list[tuple[int, int]] = []
     totals: Counter[tuple[str, str]] = Counter()
     unread: Counter[str] = Counter()
@@ -109,11 +106,11 @@ class _Verdict(NamedTuple):
 class _Comparer:
     """Searches, applies the policy, counts."""
 
-    def __init__(self, spec: ScanSpec) -> None:
+    def __init__(self, spec: ScanSpec, policy: Policy | None) -> None:
         index = load_index(spec.index)
         self._texts = BenchmarkTexts(index)
         self._searcher = Searcher(index)
-        self._decontaminator = Decontaminator(index, spec.policy) if spec.policy else None
+        self._decontaminator = Decontaminator(index, policy) if policy else None
         self._counter = NgramCounter(index) if spec.count_ngrams else None
 
     def compare(
@@ -158,6 +155,6 @@ class _Comparer:
 
 
 @lru_cache(maxsize=1)
-def _comparer(spec: ScanSpec) -> _Comparer:
-    """One for a process: it keeps its working memory."""
-    return _Comparer(spec)
+def _comparer(spec: ScanSpec, policy: Policy | None) -> _Comparer:
+    """One for a process as long as the policy is the same: it keeps its working memory."""
+    return _Comparer(spec, policy)

@@ -2,18 +2,20 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from pipelines.cleaning import Decontam
+from pipelines.decontaminate import policy_of
 from pipelines.errors import UserError
-from pipelines.mixture import CHATS, Source
+from pipelines.mixture import CANNOT_BE_CUT, CHATS, Source
 from pipelines.readers import read_blocks
 from pipelines.records import Dropped, InputFile, Split
 from pipelines.schemas import FILE, document_parser, schema_of
@@ -22,6 +24,9 @@ from pipelines.sources import list_source, plan_splits, spread
 from pipelines.task_files import task_name
 from pipelines.templates.choice import plain_conversations
 from pipelines.tokenizer_file import kept_tokenizer, reference
+
+if TYPE_CHECKING:
+    from decontam.policy import Policy
 
 _compute = cast(Any, pc)  # made at import time, which type checkers cannot see
 _TOKENS = 1 << 20  # of a data set that are decoded at a time
@@ -93,8 +98,18 @@ class FileCorpus:
 
     name: str
     source: Source
-    grouped: bool
+    by_task: bool
+    """Whether texts are counted by their task."""
+
+    policy: "Policy | None"
+    """What a build would do with them; None where it would compare nothing."""
+
     inputs: list[InputFile]
+
+    @property
+    def holds_tasks(self) -> bool:
+        """Whether a build would look for whole tasks among them."""
+        return self.policy is not None and bool(schema_of(self.source).group)
 
     @cached_property
     def splits(self) -> list[Split]:
@@ -130,18 +145,19 @@ class FileCorpus:
             unread = Counter(_why(dropped) for dropped in block.dropped)
             for record in block.records:
                 document = parse(record)
-                utf8 = _encode(document.text) if not isinstance(document, Dropped) else None
-                if isinstance(document, Dropped) or utf8 is None:
-                    unread[
-                        _why(document) if isinstance(document, Dropped) else "lone_surrogate"
-                    ] += 1
+                if isinstance(document, Dropped):
+                    unread[_why(document)] += 1
+                    continue
+                utf8 = _encode(document.text)
+                if utf8 is None or not document.text.strip():
+                    unread["lone_surrogate" if utf8 is None else "empty_text"] += 1
                     continue
                 file = split.files[document.file].name
                 group = document.group or (task_name(file) if FILE in schema.group else "")
                 texts.append(
                     Text(
                         utf8,
-                        (group or f"{self.name} (no group)") if self.grouped else self.name,
+                        (group or f"{self.name} (no group)") if self.by_task else self.name,
                         xxhash.xxh3_128_digest(utf8),
                         file,
                         document.line,
@@ -169,6 +185,10 @@ class DatasetCorpus:
 
     name: str
     folder: str
+    policy: "Policy | None" = None
+    """What would be done with its segments; None where they are only looked at."""
+
+    holds_tasks = False
 
     @property
     def dataset(self) -> ShardedDataset:
@@ -247,7 +267,12 @@ Corpus = FileCorpus | DatasetCorpus
 
 
 def open_corpora(
-    paths: Sequence[str], *, schema: str, fields: Sequence[str], group: Sequence[str]
+    paths: Sequence[str],
+    *,
+    schema: str,
+    fields: Sequence[str],
+    group: Sequence[str],
+    decontam: Decontam,
 ) -> list[Corpus]:
     """What paths name: files, folders, globs, or folders of finished data sets.
 
@@ -256,33 +281,49 @@ def open_corpora(
         schema: how records keep their text.
         fields: text fields, instead of a schema.
         group: what names the task of a record, as `group` of a mixture's source.
+        decontam: of the mixture that would be built.
 
     Raises:
-        UserError: there is nothing to read, or a data set is not one that this program reads.
+        UserError: there is nothing to read, a data set is not one that this program reads, or a
+            build would refuse the policy.
     """
-    names = _names(paths)
-    return [
-        _open(path, name, schema, fields, group) for path, name in zip(paths, names, strict=True)
-    ]
-
-
-def _open(path: str, name: str, schema: str, fields: Sequence[str], group: Sequence[str]) -> Corpus:
-    if os.path.exists(os.path.join(path, MANIFEST)):
-        try:
-            dataset = DatasetCorpus(name, path)
-            dataset.dataset  # noqa: B018 - opening checks it
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        return dataset
     layout: dict[str, Any] = {"fields": {"text": list(fields)}} if fields else {"schema": schema}
     if schema in CHATS and not fields:
         layout["chat"] = {"template": "llama2"}  # any: conversations are read as plain text
-    source = Source.model_validate({"weight": 1, "path": path, "group": list(group), **layout})
+    layout["group"] = list(group)
+    return [
+        _open_dataset(name, path, decontam)
+        if os.path.exists(os.path.join(path, MANIFEST))
+        else _open_files(name, path, layout, decontam)
+        for path, name in zip(paths, _names(paths), strict=True)
+    ]
+
+
+def _open_dataset(name: str, path: str, decontam: Decontam) -> DatasetCorpus:
+    """Its segments are as good as built: what would be done counts only where it is asked for."""
+    source = Source.model_validate({"weight": 1, "path": path})
+    try:
+        dataset = DatasetCorpus(
+            name, path, policy_of(source, decontam) if decontam.policy else None
+        )
+        dataset.dataset  # noqa: B018 - opening checks it
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return dataset
+
+
+def _open_files(name: str, path: str, layout: Mapping[str, Any], decontam: Decontam) -> FileCorpus:
+    source = Source.model_validate({"weight": 1, "path": path, **layout})
+    if source.would_be_cut(decontam):
+        raise UserError(
+            f"--policy excise: {CANNOT_BE_CUT}, and a build would refuse it; give drop, threshold "
+            f"or none, or leave --policy out ({name} is read with --schema {source.schema_})"
+        )
     try:
         inputs = list_source(name, source, data_root=None)
     except UserError as error:
         raise UserError(str(error).removeprefix(f"sources.{name}: ")) from error
-    return FileCorpus(name, source, bool(group), inputs)
+    return FileCorpus(name, source, bool(source.group), policy_of(source, decontam), inputs)
 
 
 def _names(paths: Sequence[str]) -> list[str]:

@@ -21,13 +21,13 @@ from decontam.report import split_boilerplate
 from decontam.scan_report import INSTANCES, OVERLAPS, PAGE, result_lines, write_report
 from pipelines import files
 from pipelines.benchmark_index import load_index
+from pipelines.cleaning import Decontam
 from pipelines.errors import UserError
 from pipelines.mixture import SchemaName
 
 if TYPE_CHECKING:  # numba takes a second to import; `--help` does without
     from decontam.corpora import Corpus
     from decontam.index import Index
-    from decontam.policy import Policy
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,12 +76,14 @@ def _add_reading(group: Any) -> None:
 def _add_policy(group: Any) -> None:
     add = group.add_argument
     add("--policy", choices=("drop", "excise", "threshold", "none"),
-        help="as in mixtures (default: excise; with --group drop; none for data sets)")  # fmt: skip
-    add("--margin-words", type=int, default=32, metavar="N",
+        help="as in mixtures (default: as there, excise, but drop for tasks and conversations; "
+        "none for data sets)")  # fmt: skip
+    default = {name: field.default for name, field in Decontam.model_fields.items()}
+    add("--margin-words", type=int, default=default["margin_words"], metavar="N",
         help="words that excise cuts on each side (default %(default)s)")  # fmt: skip
-    add("--threshold", type=float, default=0.05, metavar="SHARE",
+    add("--threshold", type=float, default=default["threshold"], metavar="SHARE",
         help="of a document's words that threshold allows (default %(default)s)")  # fmt: skip
-    add("--boilerplate", choices=("keep", "drop"), default="keep",
+    add("--boilerplate", choices=("keep", "drop"), default=default["boilerplate"],
         help="what happens to boilerplate (default %(default)s)")  # fmt: skip
 
 
@@ -117,6 +119,13 @@ def _run(args: argparse.Namespace) -> int:
         schema=args.schema,
         fields=args.fields.split(",") if args.fields else [],
         group=[args.group] if args.group else [],
+        decontam=Decontam(
+            index=args.index,
+            policy=args.policy,
+            margin_words=args.margin_words,
+            threshold=args.threshold,
+            boilerplate=args.boilerplate,
+        ),
     )
     if args.self_test:
         return _self_test(args, index, corpora)
@@ -145,30 +154,13 @@ def _load(path: str) -> "Index":
         raise UserError(f"--index {message}") from error
 
 
-def _policy(args: argparse.Namespace, corpora: Sequence["Corpus"]) -> "Policy | None":
-    from decontam.corpora import DatasetCorpus
-    from decontam.policy import Policy
-
-    finished = all(isinstance(corpus, DatasetCorpus) for corpus in corpora)
-    action = args.policy or ("none" if finished else "drop" if args.group else "excise")
-    if action == "none":
-        return None
-    return Policy(
-        action=action,
-        margin_words=args.margin_words,
-        threshold=args.threshold,
-        boilerplate=args.boilerplate,
-    )
-
-
 def _scan(args: argparse.Namespace, index: "Index", corpora: Sequence["Corpus"]) -> int:
     from decontam.comparing import ScanSpec
     from decontam.scanning import Scan, unread_lines, write_overlaps
 
-    policy = _policy(args, corpora)
     path = args.index if "://" in args.index else os.path.abspath(args.index)
     with tempfile.TemporaryDirectory(prefix="scan-") as folder:
-        spec = ScanSpec(path, policy, bool(args.frequent_out), folder)
+        spec = ScanSpec(path, bool(args.frequent_out), folder)
         progress = Progress()
         scan = Scan(corpora, spec, args.workers, progress.add)
         found = scan.run()
@@ -180,7 +172,7 @@ def _scan(args: argparse.Namespace, index: "Index", corpora: Sequence["Corpus"])
             print(f"warning: {line}", file=sys.stderr)
         header = index.header
         print(f"{args.index}: {header['n']} words in a row ({header['normalization']} words)\n")
-        for line in result_lines(index, policy, overlaps, found.totals):
+        for line in result_lines(index, corpora, overlaps, found.totals):
             print(line)
         if args.report:
             names = ", ".join(os.path.basename(path.rstrip("/")) for path in args.corpus)
@@ -205,7 +197,8 @@ def _self_test(args: argparse.Namespace, index: "Index", corpora: Sequence["Corp
     from decontam.policy import Policy
     from decontam.self_test import self_test
 
-    policy = _policy(args, corpora) or Policy(action="excise")
+    policies = [corpus.policy for corpus in corpora if corpus.policy]
+    policy = policies[0] if policies else Policy(action="excise")
     texts = (b.texts for corpus in corpora for unit in corpus.units(1) for b in unit.read())
     utf8 = (text.utf8 for batch in texts for text in batch)
     for line in self_test(index, utf8, policy, plants=args.plants, seed=args.seed):

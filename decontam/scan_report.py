@@ -1,7 +1,7 @@
 """What a scan says: tables, a page, and a count for every instance of the benchmark."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -11,8 +11,8 @@ from decontam.report import SourceTotals, instance_counts, scenario_table, sourc
 from pipelines import files
 
 if TYPE_CHECKING:  # numba takes a second to import; `--help` does without
+    from decontam.corpora import Corpus
     from decontam.index import Index
-    from decontam.policy import Policy
 
 OVERLAPS, PAGE, INSTANCES = "overlaps.arrow", "report.html", "instances.jsonl"
 _MOST_SOURCES = 30
@@ -21,15 +21,14 @@ _INSTANCE = ("scenario", "variant", "split", "instance")
 
 def result_lines(
     index: "Index",
-    policy: "Policy | None",
+    corpora: "Sequence[Corpus]",
     overlaps: pa.Table,
     totals: Mapping[str, SourceTotals],
 ) -> Iterator[str]:
     """What a scan prints."""
     header = index.header
     yield source_table(*_many_as_one(overlaps, totals))
-    if policy:
-        yield f"(dropped, cut and removed by a build with `policy: {policy.action}`)"
+    yield from _policy_lines(corpora)
     yield f"\n{scenario_table(overlaps, header['coverage'])}\n"
     counts = instance_counts(overlaps)
     touched = sum(n > 0 for n in counts["documents"].to_pylist())
@@ -37,6 +36,19 @@ def result_lines(
     n_instances = sum(sum(row["splits"].values()) for row in header["coverage"])
     more = f"; {apart:,} more only by boilerplate" if apart else ""
     yield f"{touched:,} of {n_instances:,} benchmark instances are touched{more}"
+
+
+def _policy_lines(corpora: "Sequence[Corpus]") -> Iterator[str]:
+    """What the figures of a build stand for."""
+    actions = sorted({corpus.policy.action for corpus in corpora if corpus.policy})
+    if actions:
+        named = " and ".join(f"`policy: {action}`" for action in actions)
+        yield f"(dropped, cut and removed by a build with {named})"
+    if any(corpus.holds_tasks for corpus in corpora):
+        yield (
+            "(a build also drops whole tasks that are a benchmark in another format, which this "
+            "does not look for)"
+        )
 
 
 def _many_as_one(

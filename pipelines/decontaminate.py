@@ -15,9 +15,11 @@ import xxhash
 from decontam.records import BOILERPLATE_RULES, Overlap
 from decontam.report import OVERLAP_SCHEMA, describe_overlap
 from pipelines.benchmark_index import BenchmarkTexts, load_index
+from pipelines.cleaning import Decontam
 from pipelines.errors import UserError
-from pipelines.mixture import Mixture, digest
+from pipelines.mixture import Source, digest
 from pipelines.records import Document, Dropped
+from pipelines.schemas import schema_of
 
 if TYPE_CHECKING:  # numba takes a second to import; builds that compare nothing do without
     from decontam.policy import Policy, Verdict
@@ -100,17 +102,21 @@ class Decontaminated:
         return self.counts.get("pieces", 0) - self.counts.get("cut", 0)
 
 
-def policy_of(mixture: Mixture, source: str, *, grouped: bool) -> "Policy | None":
+def policy_of(source: Source, general: Decontam | None) -> "Policy | None":
     """What is done to documents of a source that overlap; None where nothing is compared.
 
-    `grouped` says whether the source's documents are worth nothing in pieces: those of tasks, and
-    dialogues and questions.
+    Builds and `decontam.scan` ask this one function. Documents that are worth nothing in pieces,
+    those of tasks, dialogues and questions, are dropped where nothing else is asked for.
+
+    Args:
+        source: its `decontam` goes before the mixture's.
+        general: the mixture's.
     """
-    general, own = mixture.decontam, mixture.sources[source].decontam
     if general is None:
         return None
-    chosen = own.model_dump(exclude_none=True) if own else {}
-    action = chosen.pop("policy", general.policy) or ("drop" if grouped else "excise")
+    whole = bool(schema_of(source).group) or source.must_fit
+    chosen = source.decontam.model_dump(exclude_none=True) if source.decontam else {}
+    action = chosen.pop("policy", general.policy) or ("drop" if whole else "excise")
     if action == "none":
         return None
     from decontam.policy import Policy

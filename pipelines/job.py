@@ -11,6 +11,7 @@ from pipelines import files
 from pipelines.abstracts import build_index, list_abstracts
 from pipelines.after import followed
 from pipelines.benchmark_index import load_index, open_index
+from pipelines.cleaning import Decontam
 from pipelines.decontaminate import DecontamSpec, policy_of
 from pipelines.errors import FaultsError, UserError
 from pipelines.mixture import Mixture, Source, digest
@@ -174,9 +175,7 @@ def _source_job(
         tokenizer=tokenizer,
         abstracts=abstracts,
         code=code,
-        decontam=_decontam_spec(
-            mixture, name, index, grouped=bool(schema.group) or source.must_fit
-        ),
+        decontam=_decontam_spec(source, mixture.decontam, index),
         sketch=_sketch_spec(source),
         few_shot=source.policy == "few_shot",
         hold_out=tuple(source.hold_out),
@@ -194,14 +193,12 @@ def _sketch_spec(source: Source) -> SketchSpec | None:
 
 
 def _decontam_spec(
-    mixture: Mixture, name: str, index: "Index | None", *, grouped: bool
+    source: Source, general: Decontam | None, index: "Index | None"
 ) -> DecontamSpec | None:
-    policy = policy_of(mixture, name, grouped=grouped)
-    if policy is None or mixture.decontam is None or index is None:
+    policy = policy_of(source, general)
+    if policy is None or general is None or index is None:
         return None
-    return DecontamSpec(
-        mixture.decontam.path, index.header["digest"], policy, code_digest("decontam")
-    )
+    return DecontamSpec(general.path, index.header["digest"], policy, code_digest("decontam"))
 
 
 def claim_output(job: Job, *, dry_run: bool = False) -> bool:

@@ -23,6 +23,8 @@ TEMPLATES = ("chat", "fill_in", "long_qa", "multi_document", "promptsource", "su
 CHATS = ("sharegpt", "messages", "openorca", "alpaca", "oasst", "inst_text")
 """Schemas of conversations."""
 
+CANNOT_BE_CUT = "dialogues, questions and contexts cannot be cut"
+
 _NO_LANGUAGE = ("openorca", "alpaca", "inst_text")
 _TASKS = ("p3", "natural_instructions")
 
@@ -165,6 +167,11 @@ class Source(Frozen):
         asked = [name for name in TEMPLATES if name != "fill_in" and getattr(self, name)]
         return self.policy == "few_shot" or bool(asked)
 
+    def would_be_cut(self, general: Decontam | None) -> bool:
+        """Whether `excise` is asked for documents that are worth nothing in pieces."""
+        policy = (self.decontam and self.decontam.policy) or (general and general.policy)
+        return policy == "excise" and self.must_fit
+
     @property
     def is_whole(self) -> bool:
         """Whether a pass uses all of a document or nothing of it, as far as that can be."""
@@ -276,20 +283,14 @@ class Mixture(Frozen):
         for name, source in self.sources.items():
             if source.decontam and not self.decontam:
                 raise ValueError(f"sources.{name}.decontam needs `decontam.index` of the mixture")
-            if self._would_cut(source):
+            if source.would_be_cut(self.decontam):
                 raise ValueError(
-                    f"sources.{name}: dialogues, questions and contexts cannot be cut; give "
-                    "`decontam.policy` drop, threshold or none"
+                    f"sources.{name}: {CANNOT_BE_CUT}; give `decontam.policy` drop, threshold or "
+                    "none"
                 )
             if source.dedup and self.duplicates == "keep":
                 raise ValueError(f"sources.{name}.dedup needs `duplicates: drop` of the mixture")
         return self
-
-    def _would_cut(self, source: Source) -> bool:
-        """Whether `excise` is asked for documents that are worth nothing in pieces."""
-        general = self.decontam.policy if self.decontam else None
-        policy = (source.decontam.policy if source.decontam else None) or general
-        return policy == "excise" and source.must_fit
 
     def filters_of(self, source: str) -> Filters:
         """The filters that hold for one source."""
