@@ -137,8 +137,7 @@ class FileCorpus:
         split = unit.split
         assert split is not None
         schema = schema_of(self.source)
-        chat = self.source.chat is not None
-        renderer = plain_conversations(self.source.schema_) if chat else None
+        renderer = plain_conversations(self.source) if self.source.chat else None
         parse = document_parser(schema, answers_only=False, renderer=renderer)
         for block in read_blocks(split, max_record=64 << 20, skip=lambda _: False):
             texts: list[Text] = []

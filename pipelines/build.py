@@ -34,6 +34,7 @@ from pipelines.report import (
     plural,
     sample_table,
     size,
+    unread_lines,
 )
 from pipelines.run import RunStage, build
 from pipelines.shards import OVERLAPS_PAGE
@@ -155,6 +156,12 @@ def _print_plan(
     report.say(f"\n{plan_title(mixture)}\n\n{estimate_table(mixture, estimates)}\n")
     if dropped := sample_table(estimates):
         report.say(f"{dropped}\n")
+    if unread := unread_lines(estimates):
+        report.say(f"{unread}\n")
+    if faults := [
+        f"sources.{name}: {fault}" for name, e in estimates.items() for fault in e.faults
+    ]:
+        raise FaultsError("records that need a word in the mixture", faults)
     for name, e in estimates.items():
         if sum(e.broken.values()) > max_bad * e.sampled:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(e.broken.items()))

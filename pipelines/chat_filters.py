@@ -1,8 +1,8 @@
 """Which conversations are left out: the filters that LongLLaMA-Instruct was published with.
 
 The published grammar names fields of a record; these name parts of a conversation, so they hold
-for every schema. Characters are counted, and expressions are looked for, in the text that the
-model sees, without the system prompt.
+for every schema. Characters are counted, and expressions are looked for, in all that turns say,
+their reasoning and their calls of functions included, but not in the system prompt.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from pipelines.conversations import Conversation
+from pipelines.conversations import Conversation, turn_texts
 from pipelines.options import Frozen, Whole
 
 
@@ -67,7 +67,7 @@ def chat_drop_reason(
     """
     if filters.languages and not any(re.match(p, lang, re.DOTALL) for p in filters.languages):
         return "other_language", lang or "no language given"
-    lengths = [len(turn.text) for turn in conversation.turns]
+    lengths = [sum(map(len, turn_texts(turn))) for turn in conversation.turns]
     if not _between(lengths[0], filters.first_turn_above, filters.first_turn_below):
         return "first_turn_length", f"{lengths[0]:,} characters"
     if not _between(sum(lengths), filters.all_turns_above, filters.all_turns_below):
@@ -83,6 +83,7 @@ def _forbidden(conversation: Conversation, filters: ChatFilters) -> tuple[str, s
     for place, turn in enumerate(conversation.turns, 1):
         answers = filters.forbidden_answers if turn.role == "assistant" else ()
         for pattern in (*filters.forbidden, *answers):
-            if found := re.search(pattern, turn.text, re.DOTALL):
-                return "forbidden_text", f"turn {place}: {found.group()[:80]!r}"
+            for text in turn_texts(turn):
+                if found := re.search(pattern, text, re.DOTALL):
+                    return "forbidden_text", f"turn {place}: {found.group()[:80]!r}"
     return None

@@ -22,6 +22,10 @@ class Chat(Frozen):
     """The system prompt of conversations that have none; default: none, but LongLLaMA's sentence
     for `longllama`."""
 
+    roles: Literal["named", "alternate"] = "named"
+    """How turns say who speaks: `named` by a field of theirs; `alternate`: turns are plain texts,
+    the first is the user's and the second the assistant's, and so on (LIMA, UltraChat)."""
+
     filters: ChatFilters = ChatFilters()
     """Conversations to leave out."""
 

@@ -35,11 +35,14 @@ class DocumentReader:
     def __init__(self, spec: PrepareSpec) -> None:
         self._spec = spec
         template = spec.template
+        renderer = template.renderer() if template and template.reads_records else None
+        self.fields = renderer.fields if renderer else spec.schema.fields
+        """Top-level fields of records that are read."""
         self._parse = document_parser(
             spec.schema,
             answers_only=spec.answers_only and (template is None or template.reads_records),
             few_shot=spec.few_shot,
-            renderer=template.renderer() if template and template.reads_records else None,
+            renderer=renderer,
         )
         self._abstracts = AbstractIndex(spec.abstracts) if spec.abstracts else None
 

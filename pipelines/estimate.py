@@ -8,7 +8,9 @@ from itertools import islice
 import pyarrow as pa
 
 from pipelines import files
+from pipelines.chat_forms import FORM_REASONS
 from pipelines.errors import UserError
+from pipelines.field_survey import FieldSurvey
 from pipelines.job import SourceJob
 from pipelines.prepare import Preparer
 from pipelines.readers import Block, cut_lines, is_array, line_block, read_blocks
@@ -44,6 +46,13 @@ class Estimate:
     dropped: Mapping[str, int]
     """Those of them that a build drops, by reason."""
 
+    unread: Mapping[str, float]
+    """Fields that are neither read nor known to be harmless: the share of the sampled records that
+    have each of them."""
+
+    faults: Sequence[str]
+    """What in the records stops the build before it begins."""
+
     @property
     def broken(self) -> Mapping[str, int]:
         """Those dropped because the input is broken, rather than filtered as asked."""
@@ -64,6 +73,8 @@ def estimate(job: SourceJob, tokenizer: Tokenizer) -> Estimate:
     preparer = Preparer(job.spec, tokenizer)
     read = kept = tokens = text = sampled = 0
     dropped: Counter[str] = Counter()
+    evidence: dict[str, str] = {}
+    survey = FieldSurvey(job.spec, preparer.fields)
     for split in _spread_out(job.splits):
         for block, consumed in _samples(split, job.spec.max_record):
             prepared = preparer.prepare(block, split.files)
@@ -72,7 +83,11 @@ def estimate(job: SourceJob, tokenizer: Tokenizer) -> Estimate:
             tokens += len(prepared.tokens)
             text += int(prepared.n_bytes.sum())
             sampled += consumed
-            dropped.update(d.reason for d in prepared.dropped)
+            for record in block.records:
+                survey.see(record.value)
+            for record in prepared.dropped:
+                dropped[record.reason] += 1
+                evidence.setdefault(record.reason, record.evidence)
     total = sum(file.size for file in job.inputs)
     scale = total / sampled if sampled else 0.0
     return Estimate(
@@ -84,7 +99,17 @@ def estimate(job: SourceJob, tokenizer: Tokenizer) -> Estimate:
         round(text * scale),
         read,
         dict(sorted(dropped.items())),
+        survey.unread,
+        [*survey.questions, *_other_form(read, dropped, evidence)],
     )
+
+
+def _other_form(n: int, dropped: Mapping[str, int], evidence: Mapping[str, str]) -> list[str]:
+    """That no sampled record is read, where all of them have another form than their schema."""
+    if not n or sum(dropped.values()) < n or not FORM_REASONS.issuperset(dropped):
+        return []
+    said = "; ".join(f"{reason}: {evidence[reason]}" for reason in dropped)
+    return [f"none of {n:,} sampled records has the form of the schema: {said}"]
 
 
 def _spread_out(splits: Sequence[Split]) -> list[Split]:

@@ -20,12 +20,13 @@ from pipelines.templates.summary import Summary
 TEMPLATES = ("chat", "fill_in", "long_qa", "multi_document", "promptsource", "summary")
 """Keys of a source that choose a template."""
 
-CHATS = ("sharegpt", "messages", "openorca", "alpaca", "oasst", "inst_text")
+CHATS = ("sharegpt", "messages", "prompt_completion", "openorca", "alpaca", "oasst", "inst_text")
 """Schemas of conversations."""
 
 CANNOT_BE_CUT = "dialogues, questions and contexts cannot be cut"
 
 _NO_LANGUAGE = ("openorca", "alpaca", "inst_text")
+_LISTS = ("sharegpt", "messages")
 _TASKS = ("p3", "natural_instructions")
 
 
@@ -71,7 +72,7 @@ class Abstracts(Frozen):
 
 SchemaName = Literal[
     "text", "redpajama", "long_data", "oig", "pile", "c4", "p3", "natural_instructions",
-    "sharegpt", "messages", "openorca", "alpaca", "oasst", "inst_text",
+    "sharegpt", "messages", "prompt_completion", "openorca", "alpaca", "oasst", "inst_text",
 ]  # fmt: skip
 FormatName = Literal["auto", "jsonl", "parquet", "arrow", "text"]
 
@@ -96,6 +97,10 @@ class Source(Frozen):
 
     fields: Fields | None = None
     """Field names of a schema of your own, instead of `schema`."""
+
+    ignore_fields: Names = []
+    """Fields of records, and of the turns of conversations, that are read as if they were not
+    there, although they may belong to the text or speak of loss or training."""
 
     abstracts: Abstracts | None = None
     """Metadata to join by the document's origin."""
@@ -185,6 +190,8 @@ class Source(Frozen):
         described = self.fields is not None or "schema_" in self.model_fields_set
         if template not in (None, "chat", "fill_in") and described:
             raise ValueError(f"{template} names fields itself; leave `schema` and `fields` out")
+        if self.chat and self.chat.roles == "alternate" and self.schema_ not in _LISTS:
+            raise ValueError(f"chat.roles: alternate needs schema {' or '.join(_LISTS)}")
         if self.chat and self.chat.filters.languages and self.schema_ in _NO_LANGUAGE:
             raise ValueError(f"chat.filters.languages: records of {self.schema_} name no language")
         if self.loss == "answers" and not (template or self._knows_answers()):

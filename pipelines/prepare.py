@@ -80,6 +80,11 @@ class Preparer:
         rewrites = template is not None and not template.reads_records
         self._rewrite = template.rewriter(tokenizer) if template and rewrites else None
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """Top-level fields of records that are read."""
+        return self._reader.fields
+
     def prepare(self, block: Block, inputs: Sequence[InputFile]) -> Prepared:
         """Parse, filter, decontaminate and tokenize the records of a block, in their order.
 

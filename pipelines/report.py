@@ -84,6 +84,16 @@ def sample_table(estimates: Mapping[str, Estimate]) -> str:
     return table(("source", "dropped because", "sampled records", "share"), rows) if rows else ""
 
 
+def unread_lines(estimates: Mapping[str, Estimate]) -> str:
+    """Fields of the sampled records that nobody reads, a line for each source that has any."""
+    return "\n".join(
+        f"{name}: fields not read: "
+        + ", ".join(f"{field} {share:.0%}" for field, share in e.unread.items())
+        for name, e in estimates.items()
+        if e.unread
+    )
+
+
 def audit_table(accounts: Iterable[SourceAudit], *, seq_len: int) -> str:
     """What a finished build holds."""
     rows: list[list[str]] = []

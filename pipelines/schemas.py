@@ -3,7 +3,7 @@
 import ast
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pipelines.chat_schemas import CHAT_SCHEMAS
+from pipelines.chat_turns import without_nulls
+from pipelines.learn_marks import TEXT_MARKS, refuse_marked
 from pipelines.mixture import Fields, Source
+from pipelines.record_fields import TEXT_MEDIA, refuse_unread
 from pipelines.records import Document, Dropped, RawRecord
 from pipelines.rendering import BadRecordError, Rendered
 from pipelines.templates.few_shot import render_example, render_prompt
@@ -49,10 +52,21 @@ class Schema:
     labels: tuple[str, ...] = ()
     """What stands before each of the texts where examples share a context."""
 
+    ignored: tuple[str, ...] = ()
+    """Fields that are read as if they were not there."""
+
     @property
     def text_fields(self) -> tuple[tuple[str, ...], ...]:
         """Layouts of the text, the first of which that a record has is taken."""
         return (self.other_text, self.text) if self.other_text else (self.text,)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """All top-level fields that are read."""
+        texts = [path for layout in self.text_fields for path in layout]
+        single = [path for path in (self.prompt, self.definition, self.shown) if path]
+        paths = [*texts, *self.origin, *single, *(path for path in self.group if path != FILE)]
+        return frozenset(path.split(".")[0] for path in paths)
 
 
 FILE = "file"
@@ -109,12 +123,13 @@ SCHEMAS: Mapping[str, Schema] = {
 def schema_of(source: Source) -> Schema:
     """The schema a source names, or the one its `fields` describe."""
     fields: Fields | None = source.fields
+    ignored = tuple(sorted(source.ignore_fields))
     if source.chat:
-        return Schema(text=(), origin=CHAT_SCHEMAS[source.schema_].origin)
+        return Schema(text=(), origin=CHAT_SCHEMAS[source.schema_].origin, ignored=ignored)
     schema = SCHEMAS[source.schema_]
     if fields is not None:
         schema = Schema(tuple(fields.text), tuple(fields.origin), fields.prompt)
-    return replace(schema, group=tuple(source.group)) if source.group else schema
+    return replace(schema, group=tuple(source.group) or schema.group, ignored=ignored)
 
 
 def document_parser(
@@ -132,12 +147,18 @@ def document_parser(
         few_shot: documents are examples that share a context with others of their task.
         renderer: what makes the text instead of the schema's own fields.
     """
-    decode = _decode_whole if renderer and renderer.fields is None else _decoder(schema, renderer)
+    read = renderer.fields if renderer else schema.fields
+    guarded = [n for n in (*TEXT_MEDIA, *TEXT_MARKS) if n not in read and n not in schema.ignored]
+    decode = _decode_whole if renderer else _decoder(sorted(read.union(guarded)))
     groups = tuple(path for path in schema.group if path != FILE)
 
     def render(value: Any) -> "Made":
+        if renderer and renderer.is_chat:
+            return renderer.render(value)
+        if any(value.get(name) is not None for name in guarded):
+            _refuse(value, guarded)
         if renderer:
-            return renderer.render(plain(value))
+            return renderer.render(value)
         texts, group = _texts(value, schema), _first_name(value, groups)
         if few_shot:
             return render_example(texts, schema.labels), group
@@ -150,6 +171,9 @@ def document_parser(
     def parse(record: RawRecord) -> Document | Dropped:
         try:
             value = decode(record.value) if isinstance(record.value, bytes) else record.value
+            if renderer and value is record.value:
+                value = plain(value)
+                value = without_nulls(value) if renderer.is_chat else value
             content, group = render(value)
             document = Document(content, _first_name(value, schema.origin), *record[1:], group)
             return _example(document, value, schema) if few_shot else document
@@ -198,16 +222,19 @@ def _decode_whole(line: bytes) -> Mapping[str, Any]:
     return value
 
 
-def _decoder(schema: Schema, renderer: "Renderer | None") -> Callable[[bytes], Mapping[str, Any]]:
+def _refuse(value: Mapping[str, Any], guarded: Iterable[str]) -> None:
+    """Drop a record that is not text alone, or that says that it is not learned."""
+    found = {name: value[name] for name in guarded if value.get(name) is not None}
+    marks = plain({name: field for name, field in found.items() if name in TEXT_MARKS})
+    refuse_marked(marks, marks)
+    refuse_unread({n: field for n, field in found.items() if n not in marks}, frozenset())
+
+
+def _decoder(names: Sequence[str]) -> Callable[[bytes], Mapping[str, Any]]:
     """JSON bytes → the few fields that are needed.
 
     Others must be JSON, but are not built: a byte in one of them that is no UTF-8 costs nothing.
     """
-    texts = [path for layout in schema.text_fields for path in layout]
-    more = (renderer.fields if renderer else None) or texts
-    single = [path for path in (schema.prompt, schema.definition, schema.shown) if path]
-    paths = [*more, *schema.origin, *single, *schema.group]
-    names = sorted({path.split(".")[0] for path in paths})
     record_type = msgspec.defstruct(
         "Record", [(f"f{i}", Any, None) for i in range(len(names))],
         rename={f"f{i}": name for i, name in enumerate(names)},

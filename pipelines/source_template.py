@@ -27,6 +27,7 @@ def template_spec(
         seed=mixture.seed,
         seq_len=mixture.seq_len,
         few_shot=source.policy == "few_shot",
+        ignored=tuple(sorted(source.ignore_fields)),
         special=tuple(truth.specials),
         bos=tokenizer.bos_token.text,
         eos=tokenizer.eos_token.text,

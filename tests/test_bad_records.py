@@ -74,7 +74,7 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     "messages": [({"messages": []}, "missing_turns"), ({"messages": "hello"}, "missing_turns"),
                  ({"messages": turns("a", "b", role="wizard")}, "unknown_role"),
                  ({"messages": turns("a")}, "no_answer"), ({"messages": [1]}, "turn_not_an_object"),
-                 ({"messages": turns("a", " ")}, "empty_turn"),
+                 ({"messages": turns("a", " ")}, "no_answer"),
                  ({"messages": turns("a", "b"), "label": False}, "label_is_false"),
                  ({"messages": [*turns("a", "b"), {"role": "system", "content": "s"}]},
                   "system_turn_inside"),
@@ -96,7 +96,7 @@ BAD: dict[str, list[tuple[Any, str]]] = {
               (tree(text=None), "text_not_a_string")],
     "inst_text": [({"text": "ask"}, "missing_turns"), ({"text": "[/INST] say"}, "broken_inst_tags"),
                   ({"text": "[INST] <<SYS>> ask [/INST] say"}, "broken_inst_tags"),
-                  ({"text": "[INST] ask [/INST]"}, "empty_turn")],
+                  ({"text": "[INST] ask [/INST]"}, "no_answer")],
 }  # fmt: skip
 
 
@@ -238,7 +238,7 @@ def test_an_array_that_is_none_stops_the_build_and_is_named(builder: Builder, na
     write_jsonl(builder.folder / "in/b.jsonl", TALKS)
     if content == b'[{"a": "\xff"}]':
         built = builder.build(CHAT, tokens=1_000)
-        assert built.accounts[0].documents_dropped == {"missing_turns": 1}
+        assert built.accounts[0].documents_dropped == {"invalid_utf8": 1}
         return
     with pytest.raises(UserError, match=rf"in/{name}.*cannot be read to its end"):
         builder.build(CHAT, tokens=1_000)

@@ -30,17 +30,17 @@ def read(schema: str, **record: Any) -> Conversation:
 
 
 READABLE = [
-    ("sharegpt", {"conversations": [Q, A]}, Conversation("", turns("q", "a"))),
+    ("sharegpt", {"conversations": [Q, A]}, Conversation(None, turns("q", "a"))),
     ("sharegpt", {"conversations": [{"from": "system", "value": "s"}, Q, A]},
      Conversation("s", turns("q", "a"))),
     ("sharegpt", {"conversations": [Q, A | {"value": "<p>a</p>", "markdown": "*a*", "text": "a"}]},
-     Conversation("", turns("q", "*a*"))),
+     Conversation(None, turns("q", "*a*"))),
     ("sharegpt", {"conversations": [Q, A | {"markdown": None}], "system": "s"},
      Conversation("s", turns("q", "a"))),
     ("sharegpt", {"conversations": [Q, {"from": "ChatGPT", "value": "a"}]},
-     Conversation("", turns("q", "a"))),
+     Conversation(None, turns("q", "a"))),
     ("sharegpt", {"conversations": [Q], "chosen": A, "rejected": {"from": "gpt", "value": "b"}},
-     Conversation("", turns("q", "a"))),
+     Conversation(None, turns("q", "a"))),
     ("messages", {"messages": [{"role": "developer", "content": "s"},
                                {"role": "user", "content": [{"type": "text", "text": "q"},
                                                             {"type": "text", "value": "r"}]},
@@ -51,22 +51,22 @@ READABLE = [
     ("openorca", {"system_prompt": "s", "question": "q", "response": "a"},
      Conversation("s", turns("q", "a"))),
     ("openorca", {"system_prompt": "", "question": "q", "response": "a"},
-     Conversation("", turns("q", "a"))),
+     Conversation(None, turns("q", "a"))),
     ("alpaca", {"instruction": "i", "input": "x", "output": "a"},
-     Conversation("", turns("i\nx", "a"))),
+     Conversation(None, turns("i\nx", "a"))),
     ("alpaca", {"instruction": "i", "input": "", "response": "a"},
-     Conversation("", turns("i", "a"))),
+     Conversation(None, turns("i", "a"))),
     ("alpaca", {"instruction": "i", "instances": [{"input": "x", "output": "a"}]},
-     Conversation("", turns("i\nx", "a"))),
+     Conversation(None, turns("i\nx", "a"))),
     ("alpaca", {"instruction": "i", "output": "b", "system": "s", "history": [["q", "a"]]},
      Conversation("s", turns("q", "a", "i", "b"))),
     ("inst_text", {"text": "[INST] q [/INST] a [INST] r [/INST] b [INST]"},
-     Conversation("", turns("q", "a", "r", "b"))),
+     Conversation(None, turns("q", "a", "r", "b"))),
     ("inst_text", {"text": "<s>[INST] <<SYS>>\ns\n<</SYS>>\n\nq [/INST] a </s>"
                            "<s>[INST] r[/INST]b</s>"},
      Conversation("s", turns("q", "a", "r", "b"))),
     ("inst_text", {"text": "[INST] q [/INST] <s>struck</s>"},
-     Conversation("", turns("q", "<s>struck</s>"))),
+     Conversation(None, turns("q", "<s>struck</s>"))),
 ]  # fmt: skip
 
 
@@ -80,18 +80,18 @@ UNREADABLE = [
     ("sharegpt", {"conversations": "text"}, "missing_turns"),
     ("sharegpt", {"conversations": []}, "missing_turns"),
     ("sharegpt", {"conversations": [Q]}, "no_answer"),
-    ("sharegpt", {"conversations": [Q, A | {"value": " \n"}]}, "empty_turn"),
+    ("sharegpt", {"conversations": [Q, A | {"value": " \n"}]}, "no_answer"),
     ("sharegpt", {"conversations": [{"from": "human"}, A]}, "empty_turn"),
     ("sharegpt", {"conversations": [Q, A | {"value": 5}]}, "text_not_a_string"),
     ("sharegpt", {"conversations": [Q, {"from": "alien", "value": "a"}]}, "unknown_role"),
-    ("sharegpt", {"conversations": [Q, {"value": "a"}]}, "unknown_role"),
+    ("sharegpt", {"conversations": [Q, {"value": "a"}]}, "unknown_turn_form"),
     ("sharegpt", {"conversations": [Q, "a"]}, "turn_not_an_object"),
     ("sharegpt", {"conversations": [Q, {"from": "system", "value": "s"}, A]}, "system_turn_inside"),
     ("sharegpt", {"conversations": [{"from": "system", "value": "s"}, Q, A], "system": "t"},
      "two_system_prompts"),
     ("messages", {"messages": [{"role": "user", "content": "q"},
-                               {"role": "assistant", "content": None, "tool_calls": [{}]}]},
-     "tool_calls"),
+                               {"role": "assistant", "content": None, "tool_calls": ["f"]}]},
+     "broken_calls"),
     ("messages", {"messages": [{"role": "user", "content": [{"type": "image_url"}]},
                                {"role": "assistant", "content": "a"}]}, "part_not_text"),
     ("messages", {"messages": [{"role": "user", "content": "q"},
@@ -117,7 +117,7 @@ UNREADABLE = [
     ("inst_text", {"text": "[INST] q [INST] r [/INST] a"}, "broken_inst_tags"),
     ("inst_text", {"text": "before [INST] q [/INST] a"}, "broken_inst_tags"),
     ("inst_text", {"text": "[INST] <<SYS>> s [/INST] a"}, "broken_inst_tags"),
-    ("inst_text", {"text": "[INST] q [/INST]"}, "empty_turn"),
+    ("inst_text", {"text": "[INST] q [/INST]"}, "no_answer"),
 ]  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def test_no_record_gives_anything_but_a_conversation_or_a_reason(schema, data):
     except BadRecordError:
         return
     assert found.turns[-1].role == "assistant"
-    assert all(turn.text.strip() for turn in found.turns)
+    assert all(turn.text.strip() or turn.fields for turn in found.turns)
 
 
 def test_turns_behind_the_last_answer_are_left_out():
@@ -162,8 +162,7 @@ def test_a_call_is_an_answer_and_what_it_returned_is_given():
     result = {"from": "observation", "value": "3"}
     found = read("sharegpt", conversations=[Q, call, result, A], tools='[{"name": "f"}]')
     assert [turn.role for turn in found.turns] == ["user", "assistant", "tool", "assistant"]
-    assert found.system == '[{"name": "f"}]'
-    assert read("sharegpt", conversations=[Q, A], tools="[]", system="s").system == "s"
+    assert found.tools == ({"name": "f"},)
 
 
 def message(text: str, *replies: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -222,12 +221,13 @@ def test_lengths_are_strict_on_both_sides_and_answers_have_their_own_expressions
         forbidden_answers=[r"no answer\.$"],
     )
     lengths = {
-        n: chat_drop_reason(Conversation("", turns("q", "a" * n)), "", filters) for n in range(1, 6)
+        n: chat_drop_reason(Conversation(None, turns("q", "a" * n)), "", filters)
+        for n in range(1, 6)
     }
     assert [n for n, dropped in lengths.items() if dropped is None] == [2, 3]
     wide = ChatFilters(forbidden_answers=[r"no answer\.$"])
-    assert chat_drop_reason(Conversation("", turns("no answer.", "a")), "", wide) is None
-    assert chat_drop_reason(Conversation("", turns("q", "a, no answer.")), "", wide) == (
+    assert chat_drop_reason(Conversation(None, turns("no answer.", "a")), "", wide) is None
+    assert chat_drop_reason(Conversation(None, turns("q", "a, no answer.")), "", wide) == (
         "forbidden_text",
         "turn 2: 'no answer.'",
     )
@@ -248,7 +248,7 @@ REAL = {
     "llamafactory_glaive_toolcall_en_demo.json.gz": ("sharegpt", 300, {}),
     "llamafactory_kto_en_demo.json.gz": ("messages", 150, {"label_is_false": 150}),
     "llamafactory_v1_sft_demo.jsonl.gz": ("messages", 500, {}),
-    "llm_adapters_gsm8k_test.json.gz": ("alpaca", 1313, {"empty_turn": 6}),
+    "llm_adapters_gsm8k_test.json.gz": ("alpaca", 1313, {"no_answer": 6}),
     "mt_bench_question.jsonl.gz": ("messages", 0, {"missing_turns": 80}),
     "oasst_en_100_message.jsonl.gz": ("oasst", 100, {}),
     "oasst_en_100_tree.jsonl.gz": ("oasst", 100, {}),

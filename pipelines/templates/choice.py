@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -12,6 +12,7 @@ import msgspec
 from pipelines.chat_filters import chat_drop_reason
 from pipelines.chat_options import Chat
 from pipelines.chat_schemas import CHAT_SCHEMAS, conversation_reader, language_of
+from pipelines.conversations import texts_in, turn_texts
 from pipelines.mixture import TEMPLATES, Source, digest
 from pipelines.options import Frozen
 from pipelines.rendering import BadRecordError, Rendered, keyed_random
@@ -42,11 +43,14 @@ _CHARACTERS_PER_TOKEN = 3
 class Renderer:
     """A template that reads records itself."""
 
-    fields: tuple[str, ...] | None
-    """The top-level fields it reads; None for all."""
+    fields: frozenset[str]
+    """The top-level fields it reads."""
 
     render: Callable[[Record], Made]
     """Raises `BadRecordError` where it cannot."""
+
+    is_chat: bool = False
+    """It reads conversations: it judges all other fields itself, and a null is no value."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class TemplateSpec:
     seed: int
     seq_len: int
     few_shot: bool
+    ignored: tuple[str, ...]
+    """Of `chat`: fields that are read as if they were not there."""
+
     special: tuple[str, ...]
     """Special tokens of the vocabulary."""
 
@@ -88,7 +95,7 @@ class TemplateSpec:
         passages = self.passages.rsplit("/", 1)[-1] if self.passages else None
         return digest(
             self.name, self._plain_options(), self.schema, self.seed, self.seq_len, self.few_shot,
-            tokens, jinja, self.content, passages,
+            self.ignored, tokens, jinja, self.content, passages,
         )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
@@ -111,18 +118,24 @@ class TemplateSpec:
             case Promptsource():
                 return self._promptsource(self.options)
             case MultiDocument() as options:
-                return Renderer(None, partial(self._multi_document, self._retriever(), options))
+                render = partial(self._multi_document, self._retriever(), options)
+                names = (options.question, options.answers, options.gold, options.title,
+                         options.long_answer)  # fmt: skip
+                return Renderer(_top(names), render)
             case LongQA() as options:
                 most = self.seq_len * _CHARACTERS_PER_TOKEN
                 render = partial(long_qa.render, options=options, max_characters=most)
-                return Renderer(None, lambda record: (render(record), ""))
+                names = (options.document, options.question, options.answer, options.kind,
+                         options.chunk)  # fmt: skip
+                return Renderer(_top(names), lambda record: (render(record), ""))
             case Summary() as options:
-                return Renderer(None, lambda r: (summary.render(r, options=options), ""))
+                names = (options.text, options.summary)
+                return Renderer(_top(names), lambda r: (summary.render(r, options=options), ""))
             case _:
                 raise ValueError(f"{self.name} makes no documents of records")
 
     def _chat(self, options: Chat) -> Renderer:
-        read = conversation_reader(self.schema)
+        read = conversation_reader(self.schema, roles=options.roles, ignored=self.ignored)
         render = chat_renderer(
             options, special=self.special, bos=self.bos, eos=self.eos, jinja=self.jinja
         )
@@ -134,7 +147,7 @@ class TemplateSpec:
                 raise BadRecordError(*reason)
             return render(found), ""
 
-        return Renderer(CHAT_SCHEMAS[self.schema].fields, conversation)
+        return Renderer(frozenset(CHAT_SCHEMAS[self.schema].fields), conversation, is_chat=True)
 
     def _promptsource(self, options: Promptsource) -> Renderer:
         templates = prompt_templates(options, self.content)
@@ -145,7 +158,8 @@ class TemplateSpec:
             content = render_example(texts, ()) if self.few_shot else render_prompt(texts)
             return content, found.task
 
-        return Renderer(None, example)
+        fields = frozenset[str]().union(*(template.fields for template in templates))
+        return Renderer(fields, example)
 
     def _retriever(self) -> PassageIndex:
         if self.passages is None:
@@ -180,16 +194,23 @@ class TemplateSpec:
         return keyed_random(self.seed, self.name, key)
 
 
-def plain_conversations(schema: str) -> Renderer:
-    """Conversations as their texts in lines, for who only looks for what stands in them."""
-    read = conversation_reader(schema)
+def plain_conversations(source: Source) -> Renderer:
+    """Conversations as all their texts in lines, for who only looks for what stands in them."""
+    roles = source.chat.roles if source.chat else "named"
+    read = conversation_reader(source.schema_, roles=roles, ignored=source.ignore_fields)
 
     def conversation(record: Record) -> Made:
         found = read(record)
-        texts = [found.system or "", *(turn.text for turn in found.turns)]
+        said = (text for turn in found.turns for text in turn_texts(turn))
+        texts = [found.system or "", *texts_in(found.tools), *said]
         return Rendered("\n".join(text for text in texts if text)), ""
 
-    return Renderer(CHAT_SCHEMAS[schema].fields, conversation)
+    return Renderer(frozenset(CHAT_SCHEMAS[source.schema_].fields), conversation, is_chat=True)
+
+
+def _top(paths: Iterable[str]) -> frozenset[str]:
+    """The top-level fields of paths with dots."""
+    return frozenset(path.split(".")[0] for path in paths)
 
 
 def _identity(record: Record) -> bytes:

@@ -13,6 +13,7 @@ from jinja2 import (
     TemplateError,
     TemplateSyntaxError,
     Undefined,
+    meta,
     pass_context,
 )
 from jinja2.runtime import Context
@@ -40,6 +41,8 @@ class PromptTemplate:
     languages: tuple[str, ...]
     body: Template
     answer_choices: Template | None
+    fields: frozenset[str]
+    """Names of the record that it uses."""
 
 
 def load_templates(content: bytes, place: str) -> list[PromptTemplate]:
@@ -139,6 +142,9 @@ def _compiled(entry: Any, prefix: str, environment: SandboxedEnvironment) -> Pro
         languages=tuple(map(str, languages)),
         body=environment.from_string(jinja),
         answer_choices=environment.from_string(choices) if choices is not None else None,
+        fields=frozenset(
+            meta.find_undeclared_variables(environment.parse(f"{jinja}\n{choices or ''}"))
+        ),
     )
 
 
