@@ -52,6 +52,9 @@ class Schema:
     labels: tuple[str, ...] = ()
     """What stands before each of the texts where examples share a context."""
 
+    right: str | None = None
+    """Whether the answer is the right one."""
+
     ignored: tuple[str, ...] = ()
     """Fields that are read as if they were not there."""
 
@@ -64,7 +67,8 @@ class Schema:
     def fields(self) -> frozenset[str]:
         """All top-level fields that are read."""
         texts = [path for layout in self.text_fields for path in layout]
-        single = [path for path in (self.prompt, self.definition, self.shown) if path]
+        names = (self.prompt, self.definition, self.shown, self.right)
+        single = [path for path in names if path]
         paths = [*texts, *self.origin, *single, *(path for path in self.group if path != FILE)]
         return frozenset(path.split(".")[0] for path in paths)
 
@@ -100,13 +104,15 @@ SCHEMAS: Mapping[str, Schema] = {
             "id",
         )
     ),
-    # RedPajama-Data-Instruct, and bigscience/P3, where `inputs` and `targets` are token ids.
+    # RedPajama-Data-Instruct, and bigscience/P3, where `inputs` and `targets` are token ids. P3's
+    # tasks for evaluation hold each question once with every answer, and say which is right.
     "p3": Schema(
         text=("inputs", "targets"),
         other_text=("inputs_pretokenized", "targets_pretokenized"),
         origin=("meta.task", "task"),
         group=("meta.task", "task"),
         definition="definition",
+        right="is_correct",
     ),
     # Records as `task_files.py` takes them out of task files.
     "natural_instructions": Schema(
@@ -157,6 +163,8 @@ def document_parser(
             return renderer.render(value)
         if any(value.get(name) is not None for name in guarded):
             _refuse(value, guarded)
+        if schema.right and _at(value, schema.right) in (False, 0):
+            raise BadRecordError("label_is_false", f"{schema.right}: false")
         if renderer:
             return renderer.render(value)
         texts, group = _texts(value, schema), _first_name(value, groups)

@@ -127,3 +127,16 @@ def test_records_that_are_more_than_text_or_not_to_be_learned_are_dropped_by_eve
         expected[reason] = expected.get(reason, 0) + 1
     assert built.accounts[0].documents_dropped == expected
     assert built.accounts[0].documents_kept == len(HARMLESS)
+
+
+def test_a_wrong_answer_of_p3_s_tasks_for_evaluation_is_not_learned(builder):
+    record = {"inputs_pretokenized": "Two?", "targets_pretokenized": "2", "weight": 1.0}
+    write_jsonl(
+        builder.folder / "in/a.jsonl",
+        [record | {"is_correct": True},
+         *(record | {"targets_pretokenized": n, "is_correct": False} for n in "345")],
+    )  # fmt: skip
+    source = {"weight": 1, "path": "in", "schema": "p3", "loss": "answers", "max_passes": 999}
+    built = builder.build({"a": source}, tokens=512)
+    assert built.accounts[0].documents_dropped == {"label_is_false": 3}
+    assert built.accounts[0].documents_kept == 1

@@ -149,6 +149,27 @@ def test_an_answer_start_is_a_chunk_where_the_answer_stands_there():
         assert shrinkable(qa(record | {"chunk": wrong})) == RECORD["document"]
 
 
+def test_of_a_list_of_answer_starts_the_first_at_which_the_answer_stands_is_taken():
+    names = {"answer": "answers", "chunk": "answers.answer_start"}
+    for starts in ([11], [0, 11], [11, 0]):
+        record = RECORD | {"answers": {"text": ["Ada", "Bob"], "answer_start": starts}}
+        assert shrinkable(qa(record, **names)) == " left at nine.\n"
+    for starts in ([], [-1], [0]):
+        record = RECORD | {"answers": {"text": ["Ada"], "answer_start": starts}}
+        assert shrinkable(qa(record, **names)) == RECORD["document"]
+
+
+@pytest.mark.parametrize("name", ["choices", "options", "candidates"])
+def test_a_question_that_asks_to_choose_is_dropped_where_the_choices_would_be_lost(name):
+    inside = {"qas": [{"question": "Who?", name: ["Ada", "Bob"]}]}
+    for record, question in ((RECORD | {name: {"text": ["Ada"]}}, "question"),
+                             (RECORD | inside, "qas.0.question")):  # fmt: skip
+        with pytest.raises(BadRecordError) as bad:
+            qa(record, question=question)
+        assert bad.value.args == ("unread_field", f"field '{name}' belongs to the question")
+    assert qa(RECORD | {name: []}) == qa(RECORD)
+
+
 @st.composite
 def long_records(draw):
     words = draw(st.lists(st.sampled_from(["a", "bcd", "efghij", "k\n"]), min_size=1, max_size=120))

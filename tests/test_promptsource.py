@@ -114,6 +114,35 @@ def test_records_that_a_template_cannot_take_are_refused_with_a_reason():
     assert reason("{{text.__class__.__mro__}} ||| a", text="") == "template_failed", "sandboxed"
 
 
+CHOOSING = [
+    ("{{text}} ||| {{answer_choices[label]}}", "bad ||| good"),
+    ("{{text}} ||| {{['bad', 'good'][label]}}", None),
+    ("{{text}} ||| {{'AB'[label]}}", None),
+    ("{{text}} ||| {% set a = {0: 'bad', 1: 'good'} %}{{a[label]}}", None),
+    ("{{text}} ||| {% if label == 0 %}bad{% else %}good{% endif %}", None),
+    ("{{text}} ||| {{'good' if label else 'bad'}}", None),
+]
+
+
+@pytest.mark.parametrize("label", [-1, 255, None, "-1", "-"])
+@pytest.mark.parametrize(("jinja", "choices"), CHOOSING)
+def test_a_label_that_says_there_is_none_chooses_no_answer(jinja, choices, label):
+    assert example(jinja, choices, text="q", label=0).target in ("bad", "A")
+    assert example(jinja, choices, text="q", label=1).target in ("good", "B")
+    assert reason(jinja, choices, text="q", label=label) == "no_answer"
+
+
+def test_no_number_of_a_record_counts_from_the_end_of_a_list():
+    two = {"text": "q", "words": ["a", "b"]}
+    assert reason("{{text}} ||| {{words[best]}}", **two, best=-1) == "no_answer"
+    assert reason("{{text}} ||| {{words[best]}}", **two, best=2) == "no_answer"
+    assert reason("{{text}} ||| {{words[a.b - 1]}}", **two, a={"b": 0}) == "no_answer"
+    assert example("{{text}} ||| {{words[-1]}}", **two).target == "b"
+    assert example("{{text}} ||| {{words[:best]}}", **two, best=-1).target == "['a']"
+    named = {"text": "q", "words": {-1: "c"}}
+    assert example("{{text}} ||| {{words[best]}}", **named, best=-1).target == "c"
+
+
 def test_a_record_is_not_changed_by_a_template():
     record = {"words": ["a"], "deep": {"x": ["y"]}}
     got = apply(

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pipelines.options import Frozen
 from pipelines.rendering import BadRecordError, Rendered, Span, Writer
-from pipelines.templates.values import at, first_text, long_text
+from pipelines.templates.values import at, first_text, long_text, question_text
 
 
 class LongQA(Frozen):
@@ -31,8 +31,9 @@ class LongQA(Frozen):
 
     chunk: str = "chunk"
     """Characters of the document that the answer is in, an object of `start` and `end`, or the
-    character at which the answer itself stands (SQuAD's `answer_start`). It may be missing, and a
-    place where the answer does not stand counts as missing."""
+    character at which the answer itself stands (SQuAD's `answer_start`; of a list, the first at
+    which it does). It may be missing, and a place where the answer does not stand counts as
+    missing."""
 
     keep_chunk: bool = True
     """Whether a document that is too long keeps its chunk and loses the rest; otherwise, and
@@ -66,10 +67,10 @@ def render(record: Any, *, options: LongQA, max_characters: int) -> Rendered:
         max_characters: that surely fit into a sequence.
 
     Raises:
-        BadRecordError: `missing_document`, `missing_question`, `missing_answer`, `unknown_kind`
-            or `bad_chunk`.
+        BadRecordError: `missing_document`, `missing_question`, `unread_field`, `missing_answer`,
+            `unknown_kind` or `bad_chunk`.
     """
-    question = first_text(record, options.question, missing="missing_question")
+    question = question_text(record, options.question)
     answer = first_text(record, options.answer, missing="missing_answer")
     document = long_text(record, options.document, missing="missing_document")
     start, keep = 0, 0
@@ -100,13 +101,20 @@ def _chunk(record: Any, document: str, answer: str, options: LongQA) -> Span | N
     value = at(record, options.chunk)
     if value is None:
         return None
+    if isinstance(value, list) and all(isinstance(place, int) for place in value):
+        return next((found for place in value if (found := _stands(document, answer, place))), None)
     if isinstance(value, int):
-        stands = value >= 0 and document.startswith(answer, value)
-        return (value, value + len(answer)) if stands else None
+        return _stands(document, answer, value)
     start, end = at(value, "start"), at(value, "end")
     if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(document)):
         raise BadRecordError("bad_chunk", f"field '{options.chunk}': {value!r}")
     return start, end
+
+
+def _stands(document: str, answer: str, place: int) -> Span | None:
+    """The answer at a place of the document, or None where it does not stand there."""
+    found = place >= 0 and document.startswith(answer, place)
+    return (place, place + len(answer)) if found else None
 
 
 def _window_start(document: str, chunk: Span, room: int) -> int:

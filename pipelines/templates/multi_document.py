@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from pipelines.options import Frozen, Whole
 from pipelines.rendering import BadRecordError, Rendered, Writer
 from pipelines.templates.passages import Passage, Passages, Retriever, holds, one_line
-from pipelines.templates.values import at, first_text, texts
+from pipelines.templates.values import at, first_text, question_text, texts
 
 Count = Annotated[Whole, Field(ge=2, le=10_000)]
 
@@ -109,8 +109,9 @@ def render(
         max_characters: of the whole document.
 
     Raises:
-        BadRecordError: `missing_question`, `missing_answer`, `missing_gold`, `answer_not_in_gold`,
-            `too_few_passages`, or `over_budget` where the least number of passages does not fit.
+        BadRecordError: `missing_question`, `unread_field`, `missing_answer`, `missing_gold`,
+            `answer_not_in_gold`, `too_few_passages`, or `over_budget` where the least number of
+            passages does not fit.
     """
     asked = _asked(record, options)
     wanted = rng.randint(*options.documents)
@@ -137,7 +138,7 @@ def _completion(asked: _Asked, number: int) -> str:
 
 
 def _asked(record: Any, options: MultiDocument) -> _Asked:
-    question = one_line(first_text(record, options.question, missing="missing_question"))
+    question = one_line(question_text(record, options.question))
     first_text(record, options.answers, missing="missing_answer")
     answers = [one_line(answer) for answer in texts(at(record, options.answers))]
     gold = _gold(record, options)

@@ -34,6 +34,10 @@ _PROTECTED = "\ue000pipes\ue000"
 template's author has no reason to write."""
 
 
+_NO_LABEL = (-1, 255, None, "-1", "-")
+"""What `datasets` and others write where an example has no label."""
+
+
 class Promptsource(Frozen):
     """Options: raw records are put into promptsource templates."""
 
@@ -87,13 +91,17 @@ def apply(template: PromptTemplate, record: Mapping[str, Any], rng: random.Rando
     """A record in a template.
 
     Raises:
-        BadRecordError: `template_failed`: a name that the record does not have, or any other error
-            while rendering, or more than one `|||`; `no_target`: the target is empty, or the
-            template gives nothing for this record; `empty_input`: only a target.
+        BadRecordError: `no_answer`: the record has no label, or one that chooses nothing;
+            `template_failed`: a name that the record does not have, or any other error while
+            rendering, or more than one `|||`; `no_target`: the target is empty, or the template
+            gives nothing for this record; `empty_input`: only a target.
     """
     fields: dict[str, Any] = {
         str(name).replace("-", "_"): _protect(value) for name, value in record.items()
     }
+    for field in template.fields:
+        if "label" in field.lower() and field in fields and fields[field] in _NO_LABEL:
+            raise BadRecordError("no_answer", f"{template.name}: {field}: {fields[field]}")
     if "answer_choices" in fields:
         raise BadRecordError("template_failed", "the record has a field `answer_choices`")
     fields[RNG] = rng
@@ -115,6 +123,8 @@ def apply(template: PromptTemplate, record: Mapping[str, Any], rng: random.Rando
 def _parts(template: Template, fields: Mapping[str, Any], name: str) -> list[str]:
     try:
         rendered = template.render(fields)
+    except BadRecordError:
+        raise
     except Exception as error:  # whatever a template does with a value that it does not expect
         evidence = f"{name}: {type(error).__name__}: {error}"
         raise BadRecordError("template_failed", evidence) from None

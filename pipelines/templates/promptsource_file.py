@@ -8,23 +8,31 @@ from typing import Any, cast
 
 import yaml
 from jinja2 import (
+    Environment,
     StrictUndefined,
     Template,
     TemplateError,
     TemplateSyntaxError,
     Undefined,
     meta,
+    nodes,
     pass_context,
+    pass_environment,
 )
 from jinja2.runtime import Context
 from jinja2.sandbox import SandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 from pipelines.errors import FaultsError, UserError, did_you_mean
+from pipelines.rendering import BadRecordError
 
 SEPARATOR = "|||"
 
 RNG = "the random numbers"
 """Where the filters find them. No template can spell it, and it replaces a field so named."""
+
+_LOOK_UP = "the item at a place"
+"""A filter that no template can spell."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +148,30 @@ def _compiled(entry: Any, prefix: str, environment: SandboxedEnvironment) -> Pro
         task=re.sub(r"[^\w.]+", "_", f"{prefix}_{name}"),
         original_task=bool(metadata.get("original_task")),
         languages=tuple(map(str, languages)),
-        body=environment.from_string(jinja),
-        answer_choices=environment.from_string(choices) if choices is not None else None,
+        body=_compiled_jinja(jinja, environment),
+        answer_choices=_compiled_jinja(choices, environment) if choices is not None else None,
         fields=frozenset(
             meta.find_undeclared_variables(environment.parse(f"{jinja}\n{choices or ''}"))
         ),
     )
+
+
+def _compiled_jinja(source: str, environment: SandboxedEnvironment) -> Template:
+    """A template that chooses nothing by a number that is no place of a list."""
+    checked: nodes.Template = _Checked().visit(environment.parse(source))
+    checked.set_environment(environment)
+    return environment.from_string(checked)
+
+
+class _Checked(NodeTransformer):
+    """Lets a filter look up `items[place]` wherever the place is no constant of the template."""
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802 (Jinja's name)
+        self.generic_visit(node)
+        place = node.arg.node if isinstance(node.arg, nodes.Neg) else node.arg
+        if isinstance(place, nodes.Const | nodes.Slice):
+            return node
+        return nodes.Filter(node.node, _LOOK_UP, [node.arg], [], None, None, lineno=node.lineno)
 
 
 def _label(key: Any, entry: Any) -> str:
@@ -164,9 +190,23 @@ def _environment() -> SandboxedEnvironment:
         "shuffle": _shuffle,
         "most_frequent": _most_frequent,
         "highlight": _highlight,
+        _LOOK_UP: _look_up,
     }
     environment.filters.update(filters)
     return environment
+
+
+@pass_environment
+def _look_up(environment: Environment, items: Any, place: Any) -> Any:
+    """An item of a list by a number that the record gives; -1 is no place, but no label.
+
+    Raises:
+        BadRecordError: no_answer.
+    """
+    listed = isinstance(items, list | tuple | str)
+    if listed and (place is None or (isinstance(place, int) and not 0 <= place < len(items))):
+        raise BadRecordError("no_answer", f"{place} chooses none of {len(items)}")
+    return environment.getitem(items, place)
 
 
 # Filters that take the context are never evaluated when a template is compiled.

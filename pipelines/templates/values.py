@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pipelines.record_fields import is_empty
 from pipelines.rendering import BadRecordError
 
 
@@ -40,6 +41,25 @@ def first_text(record: Any, path: str, *, missing: str) -> str:
     if found := texts(at(record, path)):
         return found[0]
     raise BadRecordError(missing, f"no text in field '{path}'")
+
+
+def question_text(record: Any, path: str) -> str:
+    """The question at a path, which must be whole.
+
+    Raises:
+        BadRecordError: `missing_question`; `unread_field`: beside it stand the choices that it
+            asks to choose from, which no template shows.
+    """
+    question = first_text(record, path, missing="missing_question")
+    above = path.rpartition(".")[0]
+    beside = at(record, above) if above else record
+    for name in _CHOICES:
+        if isinstance(beside, Mapping) and name in beside and not is_empty(beside[name]):
+            raise BadRecordError("unread_field", f"field '{name}' belongs to the question")
+    return question
+
+
+_CHOICES = ("choices", "options", "candidates", "answer_choices")
 
 
 def long_text(record: Any, path: str, *, missing: str) -> str:
