@@ -150,6 +150,27 @@ class Location(_Frozen):
         return self
 
 
+class Published(_Frozen):
+    """How many instances a scenario has, whole, by the split that HELM puts them in."""
+
+    train: Annotated[int, Field(ge=1)] | None = None
+    valid: Annotated[int, Field(ge=1)] | None = None
+    test: Annotated[int, Field(ge=1)] | None = None
+    """A split that is left out is unknown, or HELM has none."""
+
+    counted: Literal["instances", "inputs"] = "instances"
+    """`inputs`: texts that several variants share count once."""
+
+    source: str
+    """Who says so."""
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """The numbers that are known, by split."""
+        numbers = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {split: n for split, n in numbers.items() if n is not None}
+
+
 class Scenario(_Frozen):
     """One scenario: how to recognise it, where it lies, and whether to look for its text."""
 
@@ -167,6 +188,9 @@ class Scenario(_Frozen):
 
     variant: str | None = None
     """The argument that tells runs of the scenario apart, such as `subject`."""
+
+    published: Published | None = None
+    """Its size, which what is found is compared with; left out: unknown."""
 
     helm: list[HelmName] = []
     locations: list[Location] = []
@@ -270,7 +294,11 @@ def _known_keys(place: tuple[str | int, ...]) -> list[str]:
     depth = [part for part in place if isinstance(part, str)]
     model: type[BaseModel] = BenchmarkFile
     if len(depth) > 1:
-        model = Scenario if len(depth) == 2 else {"helm": HelmName}.get(depth[2], Location)
+        model = (
+            Scenario
+            if len(depth) == 2
+            else {"helm": HelmName, "published": Published}.get(depth[2], Location)
+        )
     return [info.alias or name for name, info in model.model_fields.items()]
 
 

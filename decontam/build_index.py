@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decontam.benchmark_file import HELM_CORE
+from decontam.coverage import CoverageRow, partial_lines, share_text
 from decontam.grid import Grid
 from decontam.helm import SPLITS, Benchmark, load_benchmark
 from decontam.records import DecontamError
-from decontam.report import CoverageRow
 
 if TYPE_CHECKING:  # numba takes a second to import; `--help` does without
     from decontam.index import Index
@@ -164,14 +164,24 @@ def coverage_rows(benchmark: Benchmark) -> list[CoverageRow]:
         missing = f"{row.problem} ({where})" if where else row.problem
         where = missing if row.problem else where
         rows.append(
-            {"scenario": row.scenario, "splits": kept.get(row.scenario, {}), "where": where}
+            {
+                "scenario": row.scenario,
+                "splits": kept.get(row.scenario, {}),
+                "where": where,
+                "asked": list(row.asked),
+                "published": dict(row.published),
+                "distinct": dict(row.distinct),
+                "limits": list(row.limits),
+            }
         )
     return rows
 
 
 def summary_lines(benchmark: Benchmark, index: "Index", path: str) -> Iterator[str]:
     """What the command prints."""
-    yield str(_coverage_grid(benchmark))
+    rows = coverage_rows(benchmark)
+    yield str(_coverage_grid(benchmark, rows))
+    yield from partial_lines(rows)
     for name in benchmark.ignored:
         yield f"not in the benchmark file, left out: {name}"
     yield f"\n{_ways_grid(index.header)}"
@@ -189,21 +199,21 @@ def summary_lines(benchmark: Benchmark, index: "Index", path: str) -> Iterator[s
         )
 
 
-def _coverage_grid(benchmark: Benchmark) -> Grid:
+def _coverage_grid(benchmark: Benchmark, held: Sequence[CoverageRow]) -> Grid:
     rows: list[tuple[str, ...]] = []
-    for row in benchmark.coverage:
+    for row, share in zip(benchmark.coverage, map(share_text, held), strict=True):
         found = ", ".join(f"{split or 'none'} {n:,}" for split, n in row.splits.items())
         where = row.problem
         if not where:
             more = f" and {len(row.found) - 1} more" if len(row.found) > 1 else ""
             where = f"{os.path.basename(next(iter(row.found)))}{more}"
-        rows.append((row.scenario, f"{row.instances:,}", found, where))
+        rows.append((row.scenario, f"{row.instances:,}", share, found, where))
     core = [row for row in benchmark.coverage if row.core]
     note = (
         f"{len(core) - len(benchmark.missing_core)} of {len(core)} core scenarios" if core else ""
     )
-    columns = ("scenario", "instances", "splits found", "where, or why not")
-    return Grid("What there is of each scenario", columns, "<><<", rows, note)
+    columns = ("scenario", "instances", "share", "splits found", "where, or why not")
+    return Grid("What there is of each scenario", columns, "<>><<", rows, note)
 
 
 def _ways_grid(header: Mapping[str, Any]) -> Grid:

@@ -7,7 +7,7 @@ HELM's own files need no templates: they hold every text as a model gets it.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +46,18 @@ class Coverage:
 
     problem: str
     """Why there is none; empty where there are some."""
+
+    asked: tuple[str, ...] = ()
+    """The splits that are looked for."""
+
+    published: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Instances of the whole scenario by split, where they are known."""
+
+    distinct: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Of these, found: augmented and contrast copies of an instance are not counted."""
+
+    limits: tuple[int, ...] = ()
+    """Values of `max_eval_instances` that runs reached: they hold samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +136,11 @@ def load_benchmark(
         kept = found.kept(scenario, choice)
         problem = "" if kept else found.problem(choice) if name in used else "switched off"
         paths = tuple(found.paths)
-        row = Coverage(name, scenario.core, paths, found.splits(), len(kept), problem)
+        row = Coverage(
+            name, scenario.core, paths, found.splits(), len(kept), problem, tuple(choice.splits),
+            scenario.published.splits if scenario.published else {},
+            found.distinct(scenario), tuple(sorted(found.limits)),
+        )  # fmt: skip
         instances += kept
         coverage.append(row)
     return Benchmark(tuple(instances), tuple(coverage), tuple(ignored))
@@ -158,12 +174,16 @@ class _Gathered:
     def __init__(self) -> None:
         self.instances: dict[tuple[str, str, str, str], Instance] = {}
         self.paths: dict[str, None] = {}
+        self.limits: set[int] = set()
 
     def add(self, batch: Batch) -> None:
         """Add what one place holds."""
         empty = True
+        evaluated: set[str] = set()
         for place, instance in batch.drafts:
             empty = False
+            if instance.split != "train":
+                evaluated.add(instance.id or instance.input)
             if not instance.input.strip():
                 raise DecontamError(
                     f"{place}: instance {instance.id} of scenario {batch.name} has no text; mend "
@@ -178,6 +198,17 @@ class _Gathered:
                 f"the file again, or leave it out"
             )
         self.paths.update(dict.fromkeys(batch.paths))
+        if batch.limit is not None and len(evaluated) >= batch.limit:
+            self.limits.add(batch.limit)
+
+    def distinct(self, scenario: Scenario) -> dict[str, int]:
+        """Instances by split; those of one id are augmented or contrast copies of each other."""
+        by_input = scenario.published is not None and scenario.published.counted == "inputs"
+        seen = {
+            (i.split, i.input if by_input else (i.variant, i.id or i.input))
+            for i in self.instances.values()
+        }
+        return dict(sorted(Counter(split for split, _ in seen).items()))
 
     def kept(self, scenario: Scenario, choice: _Choice) -> list[Instance]:
         """The instances to look for."""

@@ -36,6 +36,9 @@ class Batch(NamedTuple):
 
     drafts: Iterator[Draft]
 
+    limit: int | None = None
+    """Of a run: evaluation instances that it takes at most, `max_eval_instances`."""
+
 
 def run_batches(file: BenchmarkFile, files: Sequence[SourceFile]) -> Iterator[Batch]:
     """The run directories among files: a folder with `instances.json` or `scenario_state.json`.
@@ -54,7 +57,19 @@ def run_batches(file: BenchmarkFile, files: Sequence[SourceFile]) -> Iterator[Ba
             continue
         folder_name = folder.rpartition("/")[2]
         named = _of_run(file, folder_name, run.get("run_spec.json"))
-        yield Batch(named.scenario, folder_name, (source.path,), _run_drafts(named, source))
+        drafts, limit = _run_drafts(named, source), _limit(run)
+        yield Batch(named.scenario, folder_name, (source.path,), drafts, limit)
+
+
+def _limit(run: Mapping[str, SourceFile]) -> int | None:
+    """`max_eval_instances` of a run, which is written where its settings are."""
+    for name in ("run_spec.json", "scenario_state.json"):
+        if name in run:
+            value = json_value(run[name].read(), run[name].place)
+            settings = cast("Any", value).get("adapter_spec") if isinstance(value, dict) else None
+            limit = settings.get("max_eval_instances") if isinstance(settings, dict) else None
+            return limit if isinstance(limit, int) and limit > 0 else None
+    return None
 
 
 def _of_run(file: BenchmarkFile, folder: str, run_spec: SourceFile | None) -> Named:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from decontam.coverage import CoverageRow, coverage_grid
 from decontam.excerpt import CONTEXT_CHARACTERS
 from decontam.grid import Grid, shorten
 from decontam.page_assets import SCRIPT, STYLE
@@ -18,10 +19,8 @@ from decontam.report import (
     DECISIONS,
     NOTHING,
     OVERLAP_SCHEMA,
-    CoverageRow,
     SourceTotals,
     count_documents,
-    coverage_grid,
     instance_grid,
     scenario_grids,
     scenario_order,

@@ -1,11 +1,12 @@
 """What a scan found, for people: a row for each overlap, and tables of plain text."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from decontam.coverage import CoverageRow
 from decontam.excerpt import excerpt
 from decontam.grid import Grid
 from decontam.records import BOILERPLATE_RULES, Overlap
@@ -50,17 +51,6 @@ OVERLAP_SCHEMA = pa.schema(
 )
 """A row for each overlap: the document (`source`, `uid`, `file`, `line`, `origin`), the fields of
 `Overlap`, the decision, and the passage as either side has it, each with what stands around it."""
-
-
-class CoverageRow(TypedDict):
-    """What the index holds of one scenario, or that it holds nothing."""
-
-    scenario: str
-    splits: Mapping[str, int]
-    """Instances by split; empty where the scenario is missing."""
-
-    where: str
-    """The file or hub name it was read from; for a missing one, why or what to do."""
 
 
 class SourceTotals(NamedTuple):
@@ -272,25 +262,3 @@ def instance_grid(overlaps: pa.Table, *, most: int) -> Grid:
         rows,
         note,
     )
-
-
-def coverage_table(coverage: Iterable[CoverageRow]) -> str:
-    """What the index holds of each scenario and where it came from; or that it is missing."""
-    return str(coverage_grid(coverage))
-
-
-def coverage_grid(coverage: Iterable[CoverageRow]) -> Grid:
-    """As `coverage_table`."""
-    rows: list[tuple[str, ...]] = []
-    missing: list[str] = []
-    for row in coverage:
-        n_instances = sum(row["splits"].values())
-        splits = ", ".join(f"{name} {n:,}" for name, n in row["splits"].items())
-        if not n_instances:
-            missing.append(row["scenario"])
-        rows.append((row["scenario"], f"{n_instances:,}", splits if n_instances else "missing",
-                     row["where"]))  # fmt: skip
-    note = f"{len(rows) - len(missing):,} of {len(rows):,} scenarios"
-    note += f"; missing: {', '.join(missing)}" if missing else ""
-    header = ("scenario", "instances", "splits", "from")
-    return Grid("What the index holds", header, "<><<", rows, note)

@@ -7,8 +7,14 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from decontam.benchmark_file import HELM_CORE, load_benchmark_file
+from decontam.coverage import (
+    CoverageRow,
+    partial_lines,
+    partial_text,
+    share_of,
+    share_text,
+)
 from decontam.records import DecontamError, Overlap
-from decontam.report import CoverageRow
 from pipelines import files
 from pipelines.cleaning import Decontam
 from pipelines.errors import UserError, did_you_mean
@@ -40,26 +46,57 @@ def _faults(asked: Decontam, index: "Index") -> Iterator[str]:
                 f"{key}: the mixture says {value}, {asked.index} was made with {made_with}; change "
                 f"the mixture, or make another index with {_BUILD} --{key} {value}"
             )
-    covered = [row["scenario"] for row in header["coverage"] if sum(row["splits"].values())]
-    if missing := [name for name in _required(asked, header["coverage"]) if name not in covered]:
-        named = ", ".join(name + did_you_mean(name, covered).replace(";", ":") for name in missing)
+    rows = {row["scenario"]: row for row in header["coverage"] if sum(row["splits"].values())}
+    required = _required(asked, header["coverage"])
+    if missing := [name for name in required if name not in rows]:
+        named = ", ".join(name + did_you_mean(name, rows).replace(";", ":") for name in missing)
         yield (
             f"require: {asked.index} has nothing of {named}; make it again with these scenarios, "
-            f"or name only those that you need (`require: [{covered[0] if covered else ''}]`)"
+            f"or name only those that you need (`require: [{next(iter(rows), '')}]`)"
         )
+    for name, least in required.items():
+        if name in rows and (fault := _too_little(rows[name], least)):
+            yield f"require: {asked.index} {fault}"
 
 
-def _required(asked: Decontam, coverage: Sequence[CoverageRow]) -> list[str]:
-    """Names of the scenarios that must be covered."""
-    names: list[str] = []
-    for name in asked.require:
-        if name == "all":
-            core = load_benchmark_file(HELM_CORE).scenarios
-            names += [scenario for scenario, about in core.items() if about.core]
-            names += [row["scenario"] for row in coverage]
-        else:
-            names.append(name)
-    return list(dict.fromkeys(names))
+def _too_little(row: CoverageRow, least: float) -> str | None:
+    """What is wrong with the share of a scenario that an index holds."""
+    name, share = row["scenario"], share_of(row)
+    if not least or (share is not None and share >= least):
+        return None
+    content = f"`require: {{{name}: 0}}` is content with what is there"
+    there = partial_text(row)
+    if share is None:
+        return (
+            f"holds {sum(row['splits'].values()):,} instances of {name}{there and f' ({there})'}; "
+            f"which share that is nobody knows, and {least:.4g} is asked for: its size is not in "
+            f"the benchmark file (`published`); {content}"
+        )
+    return (
+        f"holds {share_text(row)} of {name} ({there}), and {least:.4g} is asked for; make it again "
+        f"from the published files, --hub or runs without a limit, or ask for less; {content}"
+    )
+
+
+def _required(asked: Decontam, coverage: Sequence[CoverageRow]) -> dict[str, float]:
+    """Least share of each scenario that must be covered; one named itself goes before `all`."""
+    named = dict(asked.require)
+    everything = named.pop("all", None)
+    if everything is None:
+        return named
+    core = load_benchmark_file(HELM_CORE).scenarios
+    names = [scenario for scenario, about in core.items() if about.core]
+    names += [row["scenario"] for row in coverage]
+    return dict.fromkeys(names, everything) | named
+
+
+def index_line(index: "Index", path: str) -> str:
+    """What an index holds, in a line or a few, for the plan."""
+    rows: Sequence[CoverageRow] = index.header["coverage"]
+    held = [row for row in rows if sum(row["splits"].values())]
+    n = sum(sum(row["splits"].values()) for row in held)
+    first = f"{path}: {n:,} instances of {len(held)} of {len(rows)} scenarios"
+    return "\n".join([first, *partial_lines(rows)])
 
 
 def load_index(path: str) -> "Index":

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from pipelines import files
 from pipelines.audit import SourceAudit
+from pipelines.benchmark_index import index_line, load_index
 from pipelines.errors import FaultsError, UserError, did_you_mean
 from pipelines.estimate import Estimate, estimate
 from pipelines.job import Job, assemble, claim_output
@@ -167,6 +168,8 @@ def _print_plan(
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(e.broken.items()))
             report.say(f"sources.{name}: of {e.sampled} sampled records, broken: {reasons}; this "
                        f"will stop the build (--max-bad {max_bad:g})\n")  # fmt: skip
+    if job.benchmark:
+        report.say(f"decontam: {index_line(load_index(job.benchmark), job.benchmark)}\n")
     if any(source.has_tasks for source in job.sources):
         report.say("tasks: a build first looks for those that are a benchmark's and drops them; "
                    "what goes with them is not in this plan\n")  # fmt: skip

@@ -1,15 +1,29 @@
 """What a mixture says about benchmarks to keep out, and about near duplicates."""
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from pipelines.options import Frozen, Names, Real, Share, Whole
+from pipelines.options import Frozen, Real, Share, Whole
 
 Action = Literal["drop", "excise", "threshold", "none"]
 Boilerplate = Literal["keep", "drop"]
 Margin = Annotated[Whole, Field(ge=0)]
+
+
+def _shares(value: Any) -> Any:
+    """A name or a list of names asks for anything of each."""
+    names = [value] if isinstance(value, str) else value
+    return dict.fromkeys(names, 0.0) if _are_names(names) else value
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in cast(list[Any], value))
+
+
+Require = Annotated[dict[str, Share], BeforeValidator(_shares)]
+"""Least share of each scenario's published instances; 0 is content with a single instance."""
 
 
 class SourceDecontam(Frozen):
@@ -59,8 +73,9 @@ class Decontam(Frozen):
     normalization: Literal["default", "helm"] | None = None
     """How words are compared; must be what the index was made with."""
 
-    require: Names = ["all"]
-    """Scenarios that the index has to cover; `all`: every core scenario, `[]`: none."""
+    require: Require = {"all": 0.0}
+    """Scenarios that the index has to cover; `all`: every core scenario, `[]`: none. A mapping says
+    how much of them: `{all: 0.9, raft: 0.5}`."""
 
     policy: Action | None = None
     """What happens to a document with an overlap; default: `drop` for sources with a `group` or a

@@ -73,7 +73,7 @@ def test_build_index_prints_what_it_found_and_by_what_it_can_be_found(tmp_path, 
     output = tmp_path / "new" / "exam.index"
     assert build_index.main(["--benchmark", str(path), "--output", str(output)]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"^exam +4  test 4 +exam.jsonl$", shown, re.M)
+    assert re.search(r"^exam +4 +unknown  test 4 +exam.jsonl$", shown, re.M)
     assert "2 of 2 core scenarios" in shown
     assert re.search(r"^exam +1 +1 +1 +1 +0 +4$", shown, re.M)
     index = Index.load(str(output))

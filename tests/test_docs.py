@@ -59,6 +59,8 @@ def type_name(annotation: Any) -> str:
         return "list of integers"
     if "dict[typing.Annotated[int" in str(annotation):
         return "mapping of integers to integers"
+    if str(annotation).startswith("dict[str, typing.Annotated[float"):
+        return "text, list or mapping of names to shares"
     for option in (annotation, *get_args(annotation)):
         plain = getattr(option, "__origin__", option)  # of Annotated, what is annotated
         if plain in names and (plain is not str or option is annotation):
@@ -106,6 +108,8 @@ def _plain(value: Any) -> str:
         return ""
     if isinstance(value, tuple):
         return f"`{list(value)}`"
+    if isinstance(value, dict):
+        return ", ".join(f"`{name}: {share:g}`" for name, share in value.items())
     if isinstance(value, list):
         return ", ".join(f"`{item}`" for item in value)
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

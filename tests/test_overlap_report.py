@@ -14,15 +14,14 @@ from itertools import pairwise
 import pyarrow as pa
 import pytest
 
+from decontam.coverage import CoverageRow, coverage_table
 from decontam.grid import Grid
 from decontam.page import write_page
 from decontam.records import Overlap
 from decontam.report import (
     NOTHING,
     OVERLAP_SCHEMA,
-    CoverageRow,
     SourceTotals,
-    coverage_table,
     describe_overlap,
     instance_counts,
     instance_table,
@@ -254,8 +253,8 @@ def test_instance_table_shows_the_most_touched_and_counts_the_rest() -> None:
 
 def test_coverage_table_names_what_is_missing() -> None:
     table = coverage_table(COVERAGE)
-    assert re.search(r"^mmlu +1,231  valid 31, test 1,200  mmlu.jsonl$", table, re.M)
-    assert re.search(r"^quac +0  missing +no file declared$", table, re.M)
+    assert re.search(r"^mmlu +1,231 +unknown  valid 31, test 1,200  mmlu.jsonl$", table, re.M)
+    assert re.search(r"^quac +0 +missing +no file declared$", table, re.M)
     assert table.endswith("2 of 3 scenarios; missing: quac")
 
 
