@@ -124,11 +124,12 @@ def run_loop(mixture_path: str, output: str) -> int:
 
 def profile_kernels(inputs: Sequence[Path]) -> dict[str, float]:
     """CPU seconds of the kernels of the prepare stage, one after the other on the same blocks."""
+    from pipelines.listing import list_files
     from pipelines.mixture import Source, TokenizerSpec
     from pipelines.readers import read_blocks
     from pipelines.records import Document
     from pipelines.schemas import SCHEMAS, document_parser
-    from pipelines.sources import list_files, plan_splits
+    from pipelines.sources import plan_splits
     from pipelines.tokenizer import load_tokenizer
     from pipelines.tokenizer_file import fetch_tokenizer
 
@@ -137,7 +138,7 @@ def profile_kernels(inputs: Sequence[Path]) -> dict[str, float]:
     parse = document_parser(SCHEMAS["text"], answers_only=False)
     source = Source.model_validate({"weight": 1, "path": "-"})
     seconds = {"read and cut": 0.0, "parse": 0.0, "ids, floors": 0.0, "tokenize": 0.0}
-    files = list_files([str(p) for p in inputs], root=None, any_ending=False)
+    files = list_files([str(p) for p in inputs], root=None, any_ending=False).files
     for split in plan_splits("all", source, files):
         clock = time.process_time()
         for block in read_blocks(split, max_record=64 << 20, skip=lambda _: False):

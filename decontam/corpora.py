@@ -319,7 +319,7 @@ def _open_files(name: str, path: str, layout: Mapping[str, Any], decontam: Decon
             f"or none, or leave --policy out ({name} is read with --schema {source.schema_})"
         )
     try:
-        inputs = list_source(name, source, data_root=None)
+        inputs = list_source(name, source, data_root=None).files
     except UserError as error:
         raise UserError(str(error).removeprefix(f"sources.{name}: ")) from error
     return FileCorpus(name, source, bool(source.group), policy_of(source, decontam), inputs)

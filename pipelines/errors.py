@@ -24,6 +24,10 @@ class FaultsError(UserError):
         return FaultsError, (self.where, self.faults)
 
 
+class InputFault(UserError):
+    """An input file that cannot be trusted: it stops the build."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'weight'?` where one of `known` is close to `name`, else nothing."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.6)

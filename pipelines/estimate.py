@@ -4,18 +4,22 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from lzma import LZMAError
+from typing import Any
 
-import pyarrow as pa
+from zstandard import ZstdError
 
 from pipelines import files
 from pipelines.chat_forms import FORM_REASONS
+from pipelines.compression import decompressed
 from pipelines.errors import UserError
 from pipelines.field_survey import FieldSurvey
+from pipelines.formats import compression_of
 from pipelines.job import SourceJob
+from pipelines.lines import cut_lines, is_array
 from pipelines.prepare import Preparer
-from pipelines.readers import Block, cut_lines, is_array, line_block, read_blocks
+from pipelines.readers import Block, line_block, read_blocks
 from pipelines.records import BAD_REASONS, Split
-from pipelines.sources import compression_of
 from pipelines.tokenizer import Tokenizer
 
 SAMPLE_BYTES = 1 << 20
@@ -130,14 +134,12 @@ def _samples(split: Split, max_record: int) -> Iterator[tuple[Block, int]]:
     if split.format == "text":
         split = replace(split, files=split.files[:16])
     for block in islice(read_blocks(split, max_record=max_record, skip=lambda _: False), 1):
-        whole = split.format in ("text", "tasks", "jsonl")
-        yield block, sum(f.size for f in split.files) if whole else block.n_bytes
+        yield block, block.n_file_bytes
 
 
-def _sample_lines(raw: pa.NativeFile, split: Split, max_record: int) -> Iterator[tuple[Block, int]]:
+def _sample_lines(raw: Any, split: Split, max_record: int) -> Iterator[tuple[Block, int]]:
     compression = compression_of(split.file.path)
     start = raw.tell()
-    stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression) if compression else raw
     read = 0
 
     def counted(n: int) -> bytes:
@@ -147,8 +149,9 @@ def _sample_lines(raw: pa.NativeFile, split: Split, max_record: int) -> Iterator
         return data
 
     try:
+        stream = decompressed(raw, split.file.path)
         piece = next(cut_lines(counted, max_record=max_record, target=SAMPLE_BYTES), None)
-    except OSError:
+    except (OSError, EOFError, LZMAError, ZstdError):
         return  # the build itself will name the damage and its place
     if piece is None:
         return

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
@@ -160,6 +161,11 @@ def write_manifest(
             {"source": source.name, "name": file.name, "bytes": file.size}
             for source in job.sources
             for file in source.inputs
+        ],
+        "passed_over": [
+            {"source": source.name, **asdict(over)}
+            for source in job.sources
+            for over in source.passed_over
         ],
         "shards": list(shards),
         "files": {name: _sha256(files.join(job.output, name)) for name in _other_files(job)},

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+import pyarrow as pa
+
 from pipelines.errors import UserError
 from pipelines.mixture import digest
 from pipelines.records import InputFile
 
 PREFIX = "hf://"
 _KEYS = {"config", "split", "revision"}
+_ROWS = 64
 
 
 def is_dataset(path: str) -> bool:
@@ -73,8 +76,12 @@ def _revision(path: str) -> str:
         raise UserError(f"{path}: cannot ask the hub for its revision: {error}") from error
 
 
-def read_shard(path: str) -> Iterator[dict[str, Any]]:
-    """The records of one shard, in order."""
+def read_shard(path: str, columns: frozenset[str] | None) -> Iterator[pa.RecordBatch]:
+    """The records of one shard, in order, as Arrow has them; of all columns or of those named."""
     base, _, shard = path.rpartition("#")
     dataset = _open(base)
-    yield from dataset.shard(num_shards=dataset.num_shards, index=int(shard))
+    if columns is not None and dataset.column_names is not None:
+        dataset = dataset.select_columns([n for n in dataset.column_names if n in columns])
+    part = dataset.shard(num_shards=dataset.num_shards, index=int(shard))
+    for table in part.with_format("arrow").iter(batch_size=_ROWS):
+        yield from table.to_batches()

@@ -14,6 +14,7 @@ from pipelines.benchmark_index import load_index, open_index
 from pipelines.cleaning import Decontam
 from pipelines.decontaminate import DecontamSpec, policy_of
 from pipelines.errors import FaultsError, UserError
+from pipelines.listing import PassedOver
 from pipelines.mixture import Mixture, Source, digest
 from pipelines.prepare_spec import PrepareSpec
 from pipelines.records import InputFile, Split
@@ -37,6 +38,9 @@ class SourceJob:
     spec: PrepareSpec
     store: str
     """Folder of the token store that holds this source's batches."""
+
+    passed_over: tuple[PassedOver, ...] = ()
+    """Files of its folders that are no documents."""
 
     @property
     def has_tasks(self) -> bool:
@@ -141,6 +145,8 @@ def assemble(
             sources.append(
                 _source_job(name, mixture, tokenizer, data_root, store, code, index, aside)
             )
+        except FaultsError as error:
+            faults += error.faults
         except UserError as error:
             faults.append(str(error))
     if faults:
@@ -160,7 +166,7 @@ def _source_job(
     scratch: str | None,
 ) -> SourceJob:
     source = mixture.sources[name]
-    inputs = list_source(name, source, data_root=data_root)
+    listing = list_source(name, source, data_root=data_root)
     abstracts = None
     if source.abstracts:
         metadata = list_abstracts(name, source.abstracts, data_root=data_root)
@@ -182,8 +188,9 @@ def _source_job(
         max_tokens=mixture.seq_len if source.must_fit else None,
         template=template_spec(name, mixture, tokenizer, data_root, scratch or store),
     )
-    splits = plan_splits(name, source, inputs)
-    return SourceJob(name, inputs, splits, spec, files.join(store, spec.digest))
+    splits = plan_splits(name, source, listing.files)
+    folder = files.join(store, spec.digest)
+    return SourceJob(name, listing.files, splits, spec, folder, listing.passed_over)
 
 
 def _sketch_spec(source: Source) -> SketchSpec | None:

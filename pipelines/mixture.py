@@ -74,7 +74,7 @@ SchemaName = Literal[
     "text", "redpajama", "long_data", "oig", "pile", "c4", "p3", "natural_instructions",
     "sharegpt", "messages", "prompt_completion", "openorca", "alpaca", "oasst", "inst_text",
 ]  # fmt: skip
-FormatName = Literal["auto", "jsonl", "parquet", "arrow", "text"]
+FormatName = Literal["auto", "jsonl", "parquet", "arrow", "csv", "tsv", "text", "html", "tar"]
 
 
 class Source(Frozen):
@@ -91,6 +91,9 @@ class Source(Frozen):
 
     format: FormatName = "auto"
     """How files are read; `auto` goes by the ending of the name."""
+
+    unknown_files: Literal["stop", "skip"] = "stop"
+    """What happens where a folder or glob has files with unknown endings beside known ones."""
 
     schema_: Annotated[SchemaName, Field(alias="schema")] = "text"
     """The published schema the records follow."""

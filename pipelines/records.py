@@ -84,6 +84,7 @@ DROPPED_SCHEMA = pa.schema(
 BAD_REASONS = frozenset(
     {
         "invalid_json",
+        "invalid_csv",
         "invalid_utf8",
         "not_an_object",
         "missing_text",

@@ -17,13 +17,13 @@ import pyarrow as pa
 
 from pipelines import files
 from pipelines.candidates import BlockComparer
-from pipelines.errors import FaultsError, UserError
+from pipelines.errors import FaultsError, InputFault, UserError
 from pipelines.gather import describe_rows, fill_rows, shard_segments, write_shard
 from pipelines.job import program_digest
 from pipelines.mixture import Mixture
 from pipelines.prepare import Preparer
 from pipelines.prepare_spec import PrepareSpec
-from pipelines.readers import Block, InputFault, read_blocks
+from pipelines.readers import Block, read_blocks
 from pipelines.records import Split
 from pipelines.rows import lay_out
 from pipelines.shards import shard_name

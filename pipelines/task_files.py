@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipelines.formats import without_compression
 from pipelines.records import RawRecord
 
 _EXAMPLES = "Positive Examples"
@@ -12,8 +13,7 @@ _EXAMPLES = "Positive Examples"
 
 def task_name(path: str) -> str:
     """A file's name without folder and endings: `task284_imdb` of `ni/task284_imdb.json.gz`."""
-    name, ending = os.path.splitext(os.path.basename(path))
-    return os.path.splitext(name)[0] if ending in (".gz", ".zst") else name
+    return os.path.splitext(without_compression(os.path.basename(path)))[0]
 
 
 def task_records(content: bytes, path: str) -> Iterator[RawRecord]:

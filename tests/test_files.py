@@ -12,8 +12,8 @@ from fsspec.spec import AbstractFileSystem
 
 from pipelines import files
 from pipelines.errors import UserError
+from pipelines.listing import list_files
 from pipelines.mixture import TokenizerSpec
-from pipelines.sources import list_files
 from pipelines.tokenizer_file import fetch_tokenizer
 
 

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from loss_runs import assemble_source
 from test_loss_properties import CHATML, PASSAGES, QUESTIONS
 
+from pipelines.errors import InputFault
 from pipelines.job import SourceJob
 from pipelines.prepare import Prepared, Preparer
-from pipelines.readers import Block, InputFault, read_blocks
+from pipelines.readers import Block, read_blocks
 from pipelines.records import RawRecord
 from pipelines.store import write_batch
 from pipelines.tokenizer import load_tokenizer

@@ -24,13 +24,14 @@ from conftest import Builder, documents, plain_loop, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import readers, run, sources
-from pipelines.errors import UserError
+from pipelines import lines, readers, run, sources
+from pipelines.errors import InputFault, UserError
 from pipelines.job import assemble, claim_output
+from pipelines.lines import cut_lines
 from pipelines.mixture import Source
 from pipelines.mixture_file import load_mixture
 from pipelines.progress import Reporter
-from pipelines.readers import Block, InputFault, cut_lines, line_block, read_blocks
+from pipelines.readers import Block, line_block, read_blocks
 from pipelines.records import Split
 from pipelines.run import build
 from pipelines.schemas import SCHEMAS, document_parser
@@ -63,13 +64,13 @@ def block_bytes(n: int, read_bytes: int | None = None) -> Iterator[None]:
         patch.setattr(readers, "BLOCK_BYTES", n)
         patch.setitem(cut_lines.__kwdefaults__, "target", n)
         if read_bytes:
-            patch.setattr(readers, "_READ_BYTES", read_bytes)
+            patch.setattr(lines, "READ_BYTES", read_bytes)
         yield
 
 
 def splits_of(*paths: Any, root: Any = None, **values: Any) -> list[Split]:
     source = Source.model_validate({"weight": 1, "path": [str(p) for p in paths], **values})
-    inputs = list_source("s", source, data_root=root and str(root))
+    inputs = list_source("s", source, data_root=root and str(root)).files
     return plan_splits("s", source, inputs)
 
 
@@ -413,24 +414,25 @@ def test_the_order_in_which_a_folder_is_listed_does_not_matter(tmp_path, monkeyp
         write_jsonl(tmp_path / f"{i % 3}" / f"{i}.jsonl", [{"text": str(i)}])
         (tmp_path / f"{i % 3}" / f"{i}.txt").write_text(f"text {i}")
     expected = splits_of(tmp_path)
-    walk, glob = os.walk, sources.glob.glob
+    scandir = os.scandir
 
-    def shuffled(*args: Any, **values: Any) -> Any:
-        found = list(walk(*args, **values))
-        random.Random(1).shuffle(found)
-        return [(d, ds, sorted(fs, reverse=True)) for d, ds, fs in found]
+    @contextmanager
+    def shuffled(folder: str) -> Iterator[list[os.DirEntry[str]]]:
+        with scandir(folder) as entries:
+            yield random.Random(1).sample(found := list(entries), len(found))
 
-    monkeypatch.setattr(os, "walk", shuffled)
-    monkeypatch.setattr(sources.glob, "glob", lambda *a, **v: glob(*a, **v)[::-1])
+    monkeypatch.setattr(os, "scandir", shuffled)
     assert splits_of(tmp_path) == expected
     assert splits_of(tmp_path / "*" / "*") == expected
     assert splits_of(*[tmp_path / str(i) for i in (2, 0, 1)]) == expected
 
 
-def test_other_files_of_a_folder_are_left_alone_and_an_explicit_format_takes_them(tmp_path):
+def test_files_with_unknown_endings_stop_or_are_skipped_and_an_explicit_format_takes_them(tmp_path):
     write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}])
     write_jsonl(tmp_path / "part-00000", [{"text": "b"}])
-    assert texts_of(splits_of(tmp_path)) == ["a"]
+    with pytest.raises(UserError, match=r"unknown endings beside known ones .*: part-00000"):
+        splits_of(tmp_path)
+    assert texts_of(splits_of(tmp_path, unknown_files="skip")) == ["a"]
     assert texts_of(splits_of(tmp_path, format="jsonl")) == ["a", "b"]
 
 
@@ -544,8 +546,8 @@ def test_a_hub_data_set_is_streamed_shard_by_shard(tmp_path):
 
 
 def test_a_hub_data_set_that_breaks_off_stops_the_build(tmp_path, monkeypatch):
-    def broken(path: str) -> Iterator[dict[str, str]]:
-        yield {"text": "fine"}
+    def broken(path: str, columns: frozenset[str] | None) -> Iterator[pa.RecordBatch]:
+        yield pa.RecordBatch.from_pylist([{"text": "fine"}])
         raise RuntimeError("connection lost")
 
     monkeypatch.setattr(readers.hub, "read_shard", broken)

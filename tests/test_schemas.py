@@ -304,7 +304,7 @@ def test_a_build_joins_abstracts_and_leaves_papers_without_one_alone(builder: Bu
 def documents_of(path: Any, **values: Any) -> list[Document | Dropped]:
     source = Source.model_validate({"weight": 1, "path": str(path), **values})
     parser = document_parser(schema_of(source), answers_only=False)
-    splits = plan_splits("s", source, list_source("s", source, data_root=None))
+    splits = plan_splits("s", source, list_source("s", source, data_root=None).files)
     return [
         parser(record)
         for split in splits

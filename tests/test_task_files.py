@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from conftest import Builder, prose
 
-from pipelines.errors import FaultsError
+from pipelines.errors import FaultsError, InputFault
 from pipelines.mixture import Source
-from pipelines.readers import InputFault, read_blocks
+from pipelines.readers import read_blocks
 from pipelines.records import Document, Dropped, RawRecord
 from pipelines.rendering import Rendered
 from pipelines.schemas import document_parser, schema_of
@@ -40,7 +40,7 @@ def documents_of(folder: Path, **source: Any) -> list[Document | Dropped]:
     described = Source.model_validate(
         {"weight": 1, "path": "ni", "schema": "natural_instructions"} | source
     )
-    inputs = list_source("ni", described, data_root=str(folder))
+    inputs = list_source("ni", described, data_root=str(folder)).files
     parse = document_parser(
         schema_of(described),
         answers_only=described.loss == "answers",

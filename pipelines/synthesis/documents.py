@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
+from pipelines.listing import list_files
 from pipelines.mixture import Source
 from pipelines.readers import read_blocks
 from pipelines.records import Document, Dropped, RawRecord, Split
-from pipelines.sources import list_files, plan_splits
+from pipelines.sources import plan_splits
 from pipelines.synthesis.chunks import document_uid, rank
 
 MAX_RECORD = 64 << 20
@@ -61,7 +62,7 @@ def list_inputs(paths: Sequence[str], schema: str) -> Inputs:
         UserError: a path names nothing that can be read.
     """
     source = Source.model_validate({"weight": 1, "path": list(paths), "schema": schema})
-    inputs = list_files(paths, root=None, any_ending=False)
+    inputs = list_files(paths, root=None, any_ending=False).files
     return Inputs(plan_splits("synthesis", source, inputs), schema)
 
 
