@@ -31,6 +31,7 @@ from pipelines.report import (
     decontam_table,
     dropped_table,
     estimate_table,
+    passed_over_table,
     plan_title,
     plural,
     sample_table,
@@ -155,6 +156,8 @@ def _print_plan(
     estimates: dict[str, Estimate] = {s.name: estimate(s, tokenizer) for s in job.sources}
     mixture = job.mixture
     report.say(f"\n{plan_title(mixture)}\n\n{estimate_table(mixture, estimates)}\n")
+    if passed_over := passed_over_table(job):
+        report.say(f"{passed_over}\n")
     if dropped := sample_table(estimates):
         report.say(f"{dropped}\n")
     if unread := unread_lines(estimates):

@@ -5,7 +5,7 @@ OWNER/NAME) is read as `datasets.load_dataset` reads it. Single files of a repos
 `datasets`: `hf://datasets/OWNER/NAME/…` names them as any other path.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -76,12 +76,15 @@ def _revision(path: str) -> str:
         raise UserError(f"{path}: cannot ask the hub for its revision: {error}") from error
 
 
-def read_shard(path: str, columns: frozenset[str] | None) -> Iterator[pa.RecordBatch]:
-    """The records of one shard, in order, as Arrow has them; of all columns or of those named."""
+def open_shard(path: str) -> tuple[list[str], Callable[[list[str]], Iterator[pa.RecordBatch]]]:
+    """The columns of one shard, and what reads the records of some of them, in order."""
     base, _, shard = path.rpartition("#")
     dataset = _open(base)
-    if columns is not None and dataset.column_names is not None:
-        dataset = dataset.select_columns([n for n in dataset.column_names if n in columns])
     part = dataset.shard(num_shards=dataset.num_shards, index=int(shard))
-    for table in part.with_format("arrow").iter(batch_size=_ROWS):
-        yield from table.to_batches()
+    names = part.column_names or part._resolve_features().column_names
+
+    def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
+        for table in part.select_columns(columns).with_format("arrow").iter(batch_size=_ROWS):
+            yield from table.to_batches()
+
+    return list(names), read

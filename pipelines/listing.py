@@ -88,7 +88,7 @@ def list_files(
                     "name the right ones with a glob (FOLDER/**/*.jsonl), or give the source "
                     "`unknown_files: skip`"
                 )
-            inputs = [_input(p, root) for p in known]
+            inputs = _inputs(known, root)
         except UserError as error:
             faults.append(str(error))
             continue
@@ -130,6 +130,21 @@ def _way_out(root: str | None) -> str:
 
 def _name(path: str, root: str | None) -> str:
     return path.removeprefix(root.rstrip("/") + "/") if root else path
+
+
+def _inputs(paths: Sequence[str], root: str | None) -> list[InputFile]:
+    """The files as they are now; of several that cannot be read the first is named."""
+    inputs: list[InputFile] = []
+    faults: list[str] = []
+    for path in paths:
+        try:
+            inputs.append(_input(path, root))
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        more = f" ({len(faults) - 1} more such files)" if len(faults) > 1 else ""
+        raise UserError(faults[0] + more)
+    return inputs
 
 
 def _input(path: str, root: str | None) -> InputFile:

@@ -6,7 +6,8 @@ little enough that a worker's memory stays small whatever the corpus.
 
 import lzma
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +16,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from pipelines import files, hub
+from pipelines import files
 from pipelines.compression import decompressed
 from pipelines.errors import InputFault, UserError
 from pipelines.lines import BOM, READ_BYTES, Piece, is_array, line_pieces
 from pipelines.records import Dropped, RawRecord, Split
 from pipelines.sources import BLOCK_BYTES
-from pipelines.table_readers import Columns, arrow_rows, csv_rows, parquet_rows, table_rows
+from pipelines.table_readers import (
+    Columns,
+    Table,
+    arrow_table,
+    csv_table,
+    hub_table,
+    parquet_table,
+)
 from pipelines.task_files import task_records
 from pipelines.whole_files import tar_rows, text_of
 
@@ -50,6 +58,9 @@ class Block:
     """Bytes of the files, compressed where they are, that this block and those before it take up;
     0 for JSON lines and hub data sets."""
 
+    unread: frozenset[str] = frozenset()
+    """Columns of the table that were not asked for."""
+
 
 def read_blocks(
     split: Split, *, max_record: int, skip: Callable[[int], bool], columns: Columns = None
@@ -61,7 +72,7 @@ def read_blocks(
         max_record: bytes of the largest record that is kept.
         skip: blocks (by index) that are done already; they are passed over without parsing. It
             is asked of every block of the file in order, those of other strides too.
-        columns: of tables, what the records have to hold; None for all. JSON comes as it stands.
+        columns: of tables, which are needed; None for all. JSON comes as it stands.
 
     Raises:
         InputFault: the file is truncated, damaged, unreadable, or not the one that was listed.
@@ -92,7 +103,7 @@ def _fault(place: str, error: BaseException, path: str) -> InputFault:
 
 def _way_out(error: BaseException, path: str) -> str:
     """What mends it. Damaged bytes have to be fetched again, and nothing else has."""
-    aside = "or take the file out of the mixture"
+    aside = "or take it out of the mixture"
     match error:
         case PermissionError():
             way = f"give the user that runs the build the permission to read it, {aside}"
@@ -109,7 +120,7 @@ def _way_out(error: BaseException, path: str) -> str:
         case OSError(errno=int()):
             way = "the disk or its network failed; run again when it works"
         case OSError() | EOFError() | pa.ArrowInvalid() | lzma.LZMAError() | zstandard.ZstdError():
-            way = f"the file is damaged: fetch the file again {aside}"
+            way = f"fetch the file again {aside}"
         case _:
             way = f"mend the file {aside}"
     return way
@@ -157,9 +168,8 @@ def _array(split: Split, max_record: int, skip: Callable[[int], bool]) -> Iterat
     def pass_over(index: int) -> bool:
         return skip(index) or index % split.strides != split.stride
 
-    counted = _Counted(rows)
-    share = split.file.size / max(len(values), 1)
-    yield from _row_blocks(counted, max_record, pass_over, lambda: round(counted.n * share))
+    counted = _Counted(rows, split.file.size / max(len(values), 1))
+    yield from _row_blocks(counted, max_record, pass_over, counted.tell)
 
 
 def line_block(index: int, piece: Piece, max_record: int) -> Block:
@@ -187,46 +197,55 @@ def _too_large(size: int, line: int, offset: int, file: int = 0) -> Dropped:
     return Dropped("record_too_large", f"{size} bytes", line, offset, file)
 
 
+class _Counted:
+    """Rows of a file, each of which takes up the same share of its bytes."""
+
+    def __init__(self, rows: Rows, n_bytes: float) -> None:
+        self._rows = rows
+        self._n_bytes = n_bytes
+        self._n = 0
+
+    def __iter__(self) -> Rows:
+        for row in self._rows:
+            self._n += 1
+            yield row
+
+    def tell(self) -> int:
+        """Bytes of the rows that were taken."""
+        return round(self._n * self._n_bytes)
+
+
 def _parquet(
     split: Split, max_record: int, skip: Callable[[int], bool], columns: Columns
 ) -> Iterator[Block]:
     with files.open_binary(split.file.path) as raw:
-        table = pq.ParquetFile(raw)
-        share = split.file.size / max(table.metadata.num_rows, 1)
-        rows = _Counted(parquet_rows(table, split.first, columns))
-        yield from _row_blocks(rows, max_record, skip, lambda: round(rows.n * share))
-
-
-class _Counted:
-    """Rows, and how many of them were taken."""
-
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
-        self.n = 0
-
-    def __iter__(self) -> Rows:
-        for row in self._rows:
-            self.n += 1
-            yield row
+        file = pq.ParquetFile(raw)
+        share = split.file.size / max(file.metadata.num_rows, 1)
+        table = parquet_table(file, split.first, columns)
+        rows = _Counted(table.rows, share)
+        yield from _row_blocks(rows, max_record, skip, rows.tell, table.unread)
 
 
 def _arrow(
     split: Split, max_record: int, skip: Callable[[int], bool], columns: Columns
 ) -> Iterator[Block]:
     with files.open_binary(split.file.path) as raw:
-        yield from _row_blocks(arrow_rows(raw, columns), max_record, skip, raw.tell)
+        table = arrow_table(raw, columns)
+        yield from _row_blocks(table.rows, max_record, skip, raw.tell, table.unread)
 
 
 def _csv(
     split: Split, max_record: int, skip: Callable[[int], bool], columns: Columns
 ) -> Iterator[Block]:
-    delimiter = "," if split.format == "csv" else "\t"
     with files.open_binary(split.file.path) as raw:
-        stream = decompressed(raw, split.file.path)
-        rows = csv_rows(
-            stream, split.file.name, delimiter=delimiter, columns=columns, max_record=max_record
+        table = csv_table(
+            decompressed(raw, split.file.path),
+            split.file.name,
+            delimiter="," if split.format == "csv" else "\t",
+            columns=columns,
+            max_record=max_record,
         )
-        yield from _row_blocks(rows, max_record, skip, raw.tell)
+        yield from _row_blocks(table.rows, max_record, skip, raw.tell, table.unread)
 
 
 def _tar(
@@ -234,25 +253,34 @@ def _tar(
 ) -> Iterator[Block]:
     del columns  # members that are neither JSON nor text are not read anyway
     with files.open_binary(split.file.path) as raw:
-        rows = tar_rows(decompressed(raw, split.file.path), split.file.name, max_record=max_record)
+        stream = decompressed(raw, split.file.path)
+        rows = tar_rows(stream, split.file.name, max_record=max_record)
         yield from _row_blocks(rows, max_record, skip, raw.tell)
 
 
 def _hub(
     split: Split, max_record: int, skip: Callable[[int], bool], columns: Columns
 ) -> Iterator[Block]:
-    def batches() -> Iterator[pa.RecordBatch]:
-        try:
-            yield from hub.read_shard(split.file.path, columns)
-        except UserError:
-            raise
-        except Exception as error:  # datasets and its readers raise many kinds
-            raise InputFault(
-                f"{split.place()}: cannot be read to its end: {type(error).__name__}: {error}; run "
-                "again if the network failed, or download the files and name their folder"
-            ) from error
+    def rows(table: Table) -> Rows:
+        with _hub_faults(split):
+            yield from table.rows
 
-    yield from _row_blocks(table_rows(batches(), columns, 0), max_record, skip, lambda: 0)
+    with _hub_faults(split):
+        table = hub_table(split.file.path, columns)
+    yield from _row_blocks(rows(table), max_record, skip, lambda: 0, table.unread)
+
+
+@contextmanager
+def _hub_faults(split: Split) -> Generator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # datasets and its readers raise many kinds
+        raise InputFault(
+            f"{split.place()}: cannot be read to its end: {type(error).__name__}: {error}; run "
+            "again if the network failed, or download the files and name their folder"
+        ) from error
 
 
 def _row_blocks(
@@ -260,6 +288,7 @@ def _row_blocks(
     max_record: int,
     skip: Callable[[int], bool],
     tell: Callable[[], int],
+    unread: frozenset[str] = frozenset(),
 ) -> Iterator[Block]:
     """Gather rows into blocks of about `BLOCK_BYTES`; `tell` says how far in the file they are."""
     records: list[RawRecord] = []
@@ -275,10 +304,10 @@ def _row_blocks(
             size += length
         if size >= BLOCK_BYTES or len(records) + len(dropped) >= _ROWS_PER_BLOCK:
             if not skip(index):
-                yield Block(index, 0, size, records, dropped, tell())
+                yield Block(index, 0, size, records, dropped, tell(), unread)
             records, dropped, size, index = [], [], 0, index + 1
     if (records or dropped) and not skip(index):
-        yield Block(index, 0, size, records, dropped, tell())
+        yield Block(index, 0, size, records, dropped, tell(), unread)
 
 
 def _text_size(value: Any) -> int:

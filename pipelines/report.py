@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pipelines.audit import SourceAudit
 from pipelines.estimate import Estimate
+from pipelines.job import Job
 from pipelines.mixing import apportion
 from pipelines.mixture import Mixture
 
@@ -72,6 +73,16 @@ def estimate_table(mixture: Mixture, estimates: Mapping[str, Estimate]) -> str:
     header = ("source", "files", "input", "documents", "long enough", "tokens", "takes", "passes",
               "share", "")  # fmt: skip
     return table(header, rows)
+
+
+def passed_over_table(job: Job) -> str:
+    """Files beside the documents that are not read, and why; empty if there are none."""
+    rows = [
+        (s.name, over.reason, f"{over.count:,}", ", ".join(over.examples))
+        for s in job.sources
+        for over in s.passed_over
+    ]
+    return table(("source", "not read because", "files", "such as"), rows) if rows else ""
 
 
 def sample_table(estimates: Mapping[str, Estimate]) -> str:

@@ -3,19 +3,32 @@ read, and no value of any of them stops a build.
 """
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines import hub
 from pipelines.errors import InputFault
 from pipelines.lines import BOM, READ_BYTES
 from pipelines.records import Dropped, RawRecord
 
-Columns = frozenset[str] | None
-"""Names of the columns that are needed; None for all."""
+Columns = Callable[[str], bool] | None
+"""Whether a column is needed, by its name; None for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of an open table, as mappings of the columns that are needed."""
+
+    unread: frozenset[str]
+    """Names of the other columns."""
+
+    rows: Iterator[RawRecord | Dropped]
+
 
 _ROWS = 64
 _UNCONVERTIBLE = (ArithmeticError, LookupError, ValueError, pa.ArrowException)
@@ -23,44 +36,53 @@ _UNCONVERTIBLE = (ArithmeticError, LookupError, ValueError, pa.ArrowException)
 undecodable text, two entries of a map with one key."""
 
 
-def parquet_rows(table: pq.ParquetFile, group: int, columns: Columns) -> Iterator[RawRecord]:
-    """The rows of one row group, counted from the beginning of the file."""
-    names = _chosen(table.schema_arrow.names, columns)
+def _divide(names: Iterable[str], columns: Columns) -> tuple[list[str], frozenset[str]]:
+    """The names of columns that are needed, and the others."""
+    needed = [name for name in names if columns is None or columns(name)]
+    return needed, frozenset(names) - frozenset(needed)
+
+
+def parquet_table(table: pq.ParquetFile, group: int, columns: Columns) -> Table:
+    """One row group; its rows are counted from the beginning of the file."""
+    needed, unread = _divide(table.schema_arrow.names, columns)
     before = sum(table.metadata.row_group(g).num_rows for g in range(group))
-    batches = table.iter_batches(_ROWS, row_groups=[group], columns=names)
-    return table_rows(batches, columns, before)
+    batches = table.iter_batches(_ROWS, row_groups=[group], columns=needed)
+    return Table(unread, table_rows(batches, needed, before))
 
 
-def arrow_rows(raw: Any, columns: Columns) -> Iterator[RawRecord]:
-    """The rows of an open Arrow IPC file or stream."""
-    magic = raw.read(6)
+def arrow_table(raw: Any, columns: Columns) -> Table:
+    """An open Arrow IPC file or stream."""
+    is_file = raw.read(6) == b"ARROW1"
     raw.seek(0)
-    is_file = magic == b"ARROW1"
-    reader = pa.ipc.open_file if is_file else pa.ipc.open_stream
-    names = reader(pa.PythonFile(raw, "r")).schema.names
+    names = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(pa.PythonFile(raw, "r"))
+    needed, unread = _divide(names.schema.names, columns)
+    places = [i for i, name in enumerate(names.schema.names) if name in needed]
+    options = pa.ipc.IpcReadOptions(included_fields=places or [0])  # none would mean all
     raw.seek(0)
-    fields = [i for i, name in enumerate(names) if columns is None or name in columns]
-    options = pa.ipc.IpcReadOptions(included_fields=fields)
-    if not fields:  # an empty list stands for all
-        options = pa.ipc.IpcReadOptions(included_fields=[0])
-    opened = reader(pa.PythonFile(raw, "r"), options=options)
-    batches = map(opened.get_batch, range(opened.num_record_batches)) if is_file else opened
-    return table_rows(batches, columns, 0)
+    if is_file:
+        file = pa.ipc.open_file(pa.PythonFile(raw, "r"), options=options)
+        batches = map(file.get_batch, range(file.num_record_batches))
+    else:
+        batches = pa.ipc.open_stream(pa.PythonFile(raw, "r"), options=options)
+    return Table(unread, table_rows(batches, needed, 0))
 
 
-def _chosen(names: Iterable[str], columns: Columns) -> list[str]:
-    return [name for name in names if columns is None or name in columns]
+def hub_table(path: str, columns: Columns) -> Table:
+    """A shard of a hub data set."""
+    names, read = hub.open_shard(path)
+    needed, unread = _divide(names, columns)
+    return Table(unread, table_rows(read(needed), needed, 0))
 
 
 def table_rows(
-    batches: Iterable[pa.RecordBatch], columns: Columns, number: int
+    batches: Iterable[pa.RecordBatch], needed: Sequence[str], number: int
 ) -> Iterator[RawRecord]:
-    """The rows of batches as mappings, the first of them with this number.
+    """The rows of batches as mappings of some columns, the first of them with this number.
 
     Texts are bytes: a column with invalid UTF-8 must cost one record, not the file.
     """
     for batch in batches:
-        chosen = [i for i, n in enumerate(batch.schema.names) if columns is None or n in columns]
+        chosen = [i for i, name in enumerate(batch.schema.names) if name in needed]
         names = [batch.schema.names[i] for i in chosen]
         for small in (batch.slice(i, _ROWS) for i in range(0, batch.num_rows, _ROWS)):
             lists = [_values(small.column(i)) for i in chosen]
@@ -123,54 +145,54 @@ def _binary(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def csv_rows(
+def csv_table(
     stream: Any, name: str, *, delimiter: str, columns: Columns, max_record: int
-) -> Iterator[RawRecord | Dropped]:
-    """The rows of a CSV file as mappings from the names in its first row to bytes.
+) -> Table:
+    """A CSV file, whose first row names the columns; values are bytes.
 
     Quotes are as RFC 4180 has them. A row with another number of cells than the first is dropped.
 
     Raises:
-        InputFault: quotes are not closed or not doubled, so that nothing tells where rows end; or
-            the first row names a column twice.
+        InputFault: the first row names a column twice; or, while rows are read, quotes are not
+            closed or not doubled, so that nothing tells where rows end.
     """
     csv.field_size_limit(max_record)  # of the process; the library knows no other
-    rows = csv.reader(_decoded(stream, name, max_record), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    number = 0
-    while True:
-        line = rows.line_num + 1
-        try:
-            cells = next(rows, None)
-        except csv.Error as error:
-            raise InputFault(
-                f"{name}: the row that begins in line {line}: {error}: quotes are not closed or "
-                "not doubled, so nothing tells where rows end; write the file again with a CSV "
-                "library (RFC 4180), or fetch it again if it was cut off"
-            ) from error
-        if cells is None:
-            return
-        if not cells:
-            continue
-        if header is None:
-            header = cells
-            if twice := sorted({cell for cell in cells if cells.count(cell) > 1}):
-                raise InputFault(
-                    f"{name}: the first row, which names the columns, has {twice[0]!r} twice; "
-                    "rename one of them"
-                )
-            continue
-        if len(cells) == len(header):
-            row = {
-                column: cell.encode(errors="surrogateescape")
-                for column, cell in zip(header, cells, strict=True)
-                if columns is None or column in columns
-            }
-            yield RawRecord(row, number, -1)
-        else:
-            evidence = f"{len(cells)} cells, the first row has {len(header)}"
-            yield Dropped("invalid_csv", evidence, number, -1, 0)
-        number += 1
+    rows = _csv_rows(_decoded(stream, name, max_record), name, delimiter)
+    header = next(rows, [])
+    if twice := sorted({cell for cell in header if header.count(cell) > 1}):
+        raise InputFault(
+            f"{name}: the first row, which names the columns, has {twice[0]!r} twice; rename one"
+        )
+    needed, unread = _divide(header, columns)
+
+    def records() -> Iterator[RawRecord | Dropped]:
+        for number, cells in enumerate(rows):
+            if len(cells) != len(header):
+                evidence = f"{len(cells)} cells, the first row has {len(header)}"
+                yield Dropped("invalid_csv", evidence, number, -1, 0)
+                continue
+            row = dict(zip(header, cells, strict=True))
+            record = {column: row[column].encode(errors="surrogateescape") for column in needed}
+            yield RawRecord(record, number, -1)
+
+    return Table(unread, records())
+
+
+def _csv_rows(lines: Iterator[str], name: str, delimiter: str) -> Iterator[list[str]]:
+    """The rows that are not empty."""
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        for row in rows:
+            line = rows.line_num + 1
+            if row:
+                yield row
+    except csv.Error as error:
+        raise InputFault(
+            f"{name}: the row that begins in line {line}: {error}: quotes are not closed or not "
+            "doubled, so nothing tells where rows end; write the file again with a CSV library "
+            "(RFC 4180), or fetch it again if it was cut off"
+        ) from error
 
 
 def _decoded(stream: Any, name: str, max_record: int) -> Iterator[str]:

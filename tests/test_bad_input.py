@@ -378,7 +378,7 @@ def test_a_directory_without_files_is_named_and_all_such_at_once(builder: Builde
     assert where == [
         f"sources.{s}: {builder.folder}/{n}" for s, n in zip("abc", names, strict=True)
     ]
-    assert "(1 files of other kinds)" in faults[1]
+    assert "no file to read (endings .png: picture.png)" in faults[1]
     assert not (builder.folder / "out").exists()
 
 
@@ -386,7 +386,7 @@ def test_a_file_without_permission_stops_the_build(builder: Builder, monkeypatch
     path = write_lines(builder, "a.jsonl", GOOD)
     with monkeypatch.context() as patch:
         patch.setattr(os, "access", lambda name, mode: False)
-        assert_stops(builder, r"a\.jsonl: no permission to read it \(1 such files\)")
+        assert_stops(builder, r"a\.jsonl: no permission to read it; give it")
     opened = files.open_binary
 
     def refuse(name: str) -> Any:

@@ -24,7 +24,7 @@ from conftest import Builder, documents, plain_loop, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import lines, readers, run, sources
+from pipelines import hub, lines, readers, run, sources
 from pipelines.errors import InputFault, UserError
 from pipelines.job import assemble, claim_output
 from pipelines.lines import cut_lines
@@ -546,12 +546,11 @@ def test_a_hub_data_set_is_streamed_shard_by_shard(tmp_path):
 
 
 def test_a_hub_data_set_that_breaks_off_stops_the_build(tmp_path, monkeypatch):
-    def broken(path: str, columns: frozenset[str] | None) -> Iterator[pa.RecordBatch]:
+    def broken(columns: list[str]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_pylist([{"text": "fine"}])
         raise RuntimeError("connection lost")
 
-    monkeypatch.setattr(readers.hub, "read_shard", broken)
-    monkeypatch.setattr(readers.hub, "_revision", lambda _: "1")
+    monkeypatch.setattr(hub, "open_shard", lambda _: (["text"], broken))
     file = sources.InputFile("hf://o/n#00000", "hf://o/n#00000", 0, "1")
     with pytest.raises(InputFault, match=r"hf://o/n#00000: cannot be read .* connection lost"):
         blocks_of(Split("s", "hub", (file,)))
