@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, cast
 
-from resiliparse.extract.html2text import extract_plain_text
+from resiliparse.extract.html2text import (  # pyright: ignore[reportMissingModuleSource]
+    extract_plain_text,
+)
 
 from pipelines.errors import InputFault
 from pipelines.formats import compression_of, ending_of, format_of, side_file
