@@ -48,13 +48,13 @@ def test_llama2_is_what_metas_reference_makes():
     )
     assert answers(rendered) == [" a1 ", " a2 "]
     assert rendered.framed
-    assert spelled(render(Conversation("", turns("q", "a")), template="llama2")) == (
+    assert spelled(render(Conversation(None, turns("q", "a")), template="llama2")) == (
         "<bos>[INST] q [/INST] a <EOS>"
     )
 
 
 def test_longllama_chats_begin_with_the_published_sentence():
-    rendered = render(Conversation("", turns("q1", "a1", "q2", "a2")), template="longllama")
+    rendered = render(Conversation(None, turns("q1", "a1", "q2", "a2")), template="longllama")
     assert spelled(rendered) == (
         "<bos>A chat between a user (denoted as USER:) and an artificial intelligence assistant "
         "(denoted as ASSISTANT:). The assistant gives helpful, detailed, and polite answers to the "
@@ -69,7 +69,7 @@ def test_longllama_instructions_are_lines():
     rendered = render(Conversation("Be brief.", turns("q", "a")), template="longllama_instruct")
     assert spelled(rendered) == "<bos>Be brief.\nq\na<EOS>"
     assert answers(rendered) == ["a"]
-    without = render(Conversation("", turns("q", "a")), template="longllama_instruct")
+    without = render(Conversation(None, turns("q", "a")), template="longllama_instruct")
     assert spelled(without) == "<bos>\nq\na<EOS>"
 
 
@@ -78,7 +78,7 @@ def test_the_mixtures_system_prompt_is_for_conversations_without_one(template):
     own = render(Conversation("own", turns("q", "a")), template=template, system="given")
     assert "own" in own.text
     assert "given" not in own.text
-    given_text = render(Conversation("", turns("q", "a")), template=template, system="given").text
+    given_text = render(Conversation(None, turns("q", "a")), template=template, system="given").text
     assert "given" in given_text
     assert LONGLLAMA_SYSTEM not in given_text
 
@@ -108,7 +108,7 @@ def test_an_answer_of_weight_0_is_given_with_its_eos():
 )
 def test_a_conversation_that_a_template_has_no_form_for_is_dropped(template, talk, reason):
     with pytest.raises(BadRecordError) as bad:
-        render(Conversation("", talk), template=template)
+        render(Conversation(None, talk), template=template)
     assert bad.value.reason == reason
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
@@ -16,7 +15,6 @@ from pipelines.conversations import Conversation, Turn
 from pipelines.errors import UserError
 from pipelines.rendering import BadRecordError, Rendered
 from pipelines.templates.chat import chat_renderer
-from pipelines.templates.jinja_source import read_template
 
 CHATML = """\
 {% for message in messages %}
@@ -97,7 +95,7 @@ def plain_jinja(source: str, talk: Conversation) -> str:
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     source = re.sub(r"^\{% (end)?generation %\}\n", "", source, flags=re.MULTILINE)
-    system = [{"role": "system", "content": talk.system}] if talk.system else []
+    system = [] if talk.system is None else [{"role": "system", "content": talk.system}]
     messages = [*system, *({"role": t.role, "content": t.text} for t in talk.turns)]
     return environment.from_string(source, {"raise_exception": refuse}).render(
         messages=messages, bos_token="<s>", eos_token="</s>", add_generation_prompt=False
@@ -111,21 +109,21 @@ def test_the_end_of_a_turn_is_learned_with_the_answer_and_nothing_else_is():
         "<|im_start|>assistant\na<|im_end|>!\n<|im_start|>user\nr<|im_end|>\n"
         "<|im_start|>assistant\nb<|im_end|>!\n"
     )
-    assert answers(renderer(CHATML)(talk)) == ["a", "b"]
+    assert answers(renderer(CHATML)(talk)) == ["a", "\n", "b", "\n"]
     assert renderer(CHATML)(talk).framed
     head = "<|start_header_id|>{}<|end_header_id|>\n\n{}<|eot_id|>"
-    assert spelled(renderer(LLAMA3)(Conversation("", turns(" q\n", "\na "))), marked=True) == (
+    assert spelled(renderer(LLAMA3)(Conversation(None, turns(" q\n", "\na "))), marked=True) == (
         f"<s>{head.format('user', 'q')}{head.format('assistant', 'a')}!"
     )
 
 
 def test_the_space_before_an_answer_and_the_one_before_its_end_are_part_of_it():
-    rendered = renderer(LLAMA2)(Conversation("", turns("q", "a", "r ", "b")))
+    rendered = renderer(LLAMA2)(Conversation(None, turns("q", "a", "r ", "b")))
     assert (
         spelled(rendered, marked=True) == "<s>[INST] q [/INST] a </s>!<s>[INST] r [/INST] b </s>!"
     )
     assert answers(rendered) == [" a ", " b "]
-    assert answers(renderer(MISTRAL)(Conversation("", turns("q", "a")))) == [" a"]
+    assert answers(renderer(MISTRAL)(Conversation(None, turns("q", "a")))) == [" a"]
 
 
 def test_a_system_prompt_may_stand_before_the_last_question():
@@ -141,7 +139,7 @@ contents = st.text(min_size=1).filter(str.strip) | st.sampled_from(
 )  # fmt: skip
 talks = st.builds(
     lambda system, texts: Conversation(system, turns(*texts[: len(texts) // 2 * 2])),
-    st.just("") | contents,
+    st.none() | contents,
     st.lists(contents, min_size=2, max_size=6),
 )
 
@@ -152,12 +150,12 @@ def test_the_text_is_jinjas_own_and_no_content_makes_a_control_token(name, talk)
     render = renderer(TEMPLATES[name])
     rendered = render(talk)
     assert spelled(rendered) == plain_jinja(TEMPLATES[name], talk)
-    harmless = Conversation("s" if talk.system else "", turns(*"x" * len(talk.turns)))
+    harmless = Conversation("s" if talk.system else None, turns(*"x" * len(talk.turns)))
     assert [(c.token, c.loss) for c in rendered.controls] == [
         (c.token, c.loss) for c in render(harmless).controls
     ]
     said = [turn.text.strip() for turn in talk.turns]
-    assert [text.strip() for text in answers(rendered)] == said[1::2]
+    assert [text.strip() for text in answers(rendered) if text.strip()] == said[1::2]
     rest = rendered.text
     for text in said:
         assert text in rest
@@ -166,23 +164,30 @@ def test_the_text_is_jinjas_own_and_no_content_makes_a_control_token(name, talk)
 
 def test_the_longest_special_token_counts_and_words_that_are_none_stay_text():
     jinja = "{% for m in messages %}<|im_end|>><|none|>{{ m.content }}{% endfor %}"
-    rendered = renderer(jinja)(Conversation("", turns("q", "a")))
+    rendered = renderer(jinja, without_end=True)(Conversation(None, turns("q", "a")))
     assert [c.token for c in rendered.controls] == ["<|im_end|>>", "<|im_end|>>"]
     assert rendered.text == "<|none|>q<|none|>a"
 
 
-def test_a_bos_behind_an_answer_is_not_learned():
-    jinja = "{% for m in messages %}{{ bos_token if m.role == 'user' }}{{ m.content }}{% endfor %}"
-    rendered = renderer(jinja)(Conversation("", turns("q", "a", "r", "b")))
+@pytest.mark.parametrize("token", ["bos_token", "eos_token"])
+def test_a_token_that_begins_the_next_question_is_no_end_of_an_answer(token):
+    jinja = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ TOKEN }}{% endif %}{{ m.content }}"
+        "{% endfor %}"
+    ).replace("TOKEN", token)
+    with pytest.raises(UserError, match="would not learn to stop"):
+        renderer(jinja)
+    rendered = renderer(jinja, without_end=True)(Conversation(None, turns("q", "a", "r", "b")))
     assert [c.loss for c in rendered.controls] == [False, False]
+    assert answers(rendered) == ["a", "b"]
 
 
 def test_an_answer_of_weight_0_is_given_with_its_end():
     talk = Conversation(
-        "", (Turn("user", "q"), Turn("assistant", "a", loss=False), *turns("r", "b"))
+        None, (Turn("user", "q"), Turn("assistant", "a", loss=False), *turns("r", "b"))
     )
     rendered = renderer(CHATML)(talk)
-    assert answers(rendered) == ["b"]
+    assert answers(rendered) == ["b", "\n"]
     assert sum(c.loss for c in rendered.controls) == 1
 
 
@@ -192,11 +197,11 @@ def test_a_template_in_the_mixture_may_be_for_one_question():
         "{{ bos_token }}Do it.\n\n{{ messages[0].content }}\nAnswer: {{ messages[1].content }}"
         "{{ eos_token }}"
     )
-    rendered = renderer(jinja)(Conversation("", turns("q", "a")))
+    rendered = renderer(jinja)(Conversation(None, turns("q", "a")))
     assert spelled(rendered, marked=True) == "<s>Do it.\n\nq\nAnswer: a</s>!"
     assert answers(rendered) == [" a"]
     with pytest.raises(BadRecordError, match="one question"):
-        renderer(jinja)(Conversation("", turns("q", "a", "q", "a")))
+        renderer(jinja)(Conversation(None, turns("q", "a", "q", "a")))
 
 
 BODY = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -208,7 +213,7 @@ UNUSABLE = [
     ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "changes what messages say"),
     ("{% for m in messages %}{{ m.content.split(' ')[0] }}{% endfor %}", "changes what messages"),
     ("{{ raise_exception('never') }}", "never"),
-    ("{{ strftime_now('%Y') }}" + BODY, "write a fixed date into it"),
+    ("{{ strftime_now('%Y') }}" + BODY, "give a fixed one with `chat.date`"),
     ("{{ ['a', 'b'] | random }}" + BODY, "random"),
     ("{{ messages.append(1) }}" + BODY, "fails for a question"),
     ("{{ ''.__class__.__mro__ }}" + BODY, "fails for a question"),
@@ -225,20 +230,19 @@ def test_a_template_that_cannot_be_used_is_a_fault_before_any_record(jinja, mess
 def test_a_template_for_another_vocabulary_is_a_fault():
     with pytest.raises(UserError, match="eos_token '</s>' is no special token of the vocabulary"):
         renderer(ZEPHYR, special=["<|im_end|>"])
-    assert renderer(CHATML, special=[])(Conversation("", turns("q", "a"))).controls == ()
+    assert renderer(CHATML, special=[])(Conversation(None, turns("q", "a"))).controls == ()
 
 
-THINKING = """\
+SHORTENING = """\
 {% for m in messages %}
-{% set text = m.content.split('</think>')[-1].lstrip() if '</think>' in m.content else m.content %}
-{{ '<|im_start|>' + text + '<|im_end|>' }}
+{{ '<|im_start|>' + (m.content[:20] if m.role == 'assistant' else m.content) + '<|im_end|>' }}
 {% endfor %}"""
 
 
 @pytest.mark.parametrize(
     ("jinja", "talk", "reason"),
     [
-        (THINKING, turns("q", "hm</think> a"), "template_changed_text"),
+        (SHORTENING, turns("q", "an answer of many words"), "template_changed_text"),
         (MISTRAL, (*turns("q", "a"), Turn("assistant", "b")), "template_failed"),
         (
             LLAMA2,
@@ -249,9 +253,9 @@ THINKING = """\
 )
 def test_a_record_that_a_template_does_not_show_as_it_is_is_dropped(jinja, talk, reason):
     render = renderer(jinja)
-    assert render(Conversation("", turns("q", "a"))).answers
+    assert render(Conversation(None, turns("q", "a"))).answers
     with pytest.raises(BadRecordError) as bad:
-        render(Conversation("", talk))
+        render(Conversation(None, talk))
     assert bad.value.reason == reason
 
 
@@ -259,39 +263,5 @@ def test_a_system_prompt_that_a_template_has_no_place_for_is_not_lost_in_silence
     with pytest.raises(UserError, match="drops, repeats or moves messages"):
         renderer(LLAMA2, system="Be brief.")
     assert (
-        "Be brief." in renderer(CHATML, system="Be brief.")(Conversation("", turns("q", "a"))).text
+        "Be brief." in renderer(CHATML, system="Be brief.")(Conversation(None, turns("q", "a"))).text
     )
-
-
-def test_templates_are_read_from_a_configuration_a_file_or_the_mixture(tmp_path):
-    config = tmp_path / "tokenizer_config.json"
-    named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": ZEPHYR}]
-    for found in (ZEPHYR, named):
-        token = {"content": "<|im_end|>", "special": True}
-        config.write_text(
-            json.dumps({"chat_template": found, "bos_token": None, "eos_token": token})
-        )
-        template = read_template(str(config))
-        assert (template.source, template.bos, template.eos) == (ZEPHYR, None, "<|im_end|>")
-    rendered = renderer(str(config))(Conversation("", turns("q", "a")))
-    assert [c.token for c in rendered.controls] == ["<|im_end|>"] * 2, "not the vocabulary's EOS"
-    (tmp_path / "chat_template.jinja").write_text(CHATML)
-    assert read_template(str(tmp_path / "chat_template.jinja")).source == CHATML
-    assert read_template(CHATML).source == CHATML
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "not JSON"),
-        ("[]", "no 'chat_template' in it"),
-        ('{"chat_template": [{"name": "rag", "template": "x"}]}', "no chat template is called"),
-        (None, "cannot read the chat template"),
-    ],
-)
-def test_a_file_without_a_template_is_a_fault(tmp_path, content, message):
-    path = tmp_path / "tokenizer_config.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(UserError, match=message):
-        read_template(str(path))

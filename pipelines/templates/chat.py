@@ -1,5 +1,6 @@
 """Conversations as text: the published templates, and the one that a mixture names."""
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -42,9 +43,15 @@ def chat_renderer(
         UserError: the Jinja template cannot be read or used.
     """
     if options.jinja is not None:
-        source = jinja or read_template(options.jinja)
         return jinja_renderer(
-            source, special=special, bos=bos, eos=eos, system=options.system or ""
+            jinja or read_template(options.jinja),
+            special=special,
+            bos=bos,
+            eos=eos,
+            system=options.system,
+            date=options.date,
+            arguments=options.arguments,
+            without_end=options.without_end,
         )
     if options.template == "llama2":
         return partial(_llama2, system=options.system or "")
@@ -61,9 +68,9 @@ def _llama2(conversation: Conversation, system: str) -> Rendered:
     part of it: the model has to write it to come to the EOS. Like the reference, refuse
     conversations that hold the template's own tags.
     """
-    system = conversation.system or system
+    system = _system(conversation, system)
     turns = conversation.turns
-    _refuse_tools(turns)
+    _refuse_fields(turns)
     if any(turn.role != ("assistant" if i % 2 else "user") for i, turn in enumerate(turns)):
         raise BadRecordError("turns_do_not_alternate", " ".join(turn.role for turn in turns))
     for text in (system, *(turn.text for turn in turns)):
@@ -81,10 +88,10 @@ def _llama2(conversation: Conversation, system: str) -> Rendered:
 
 def _longllama(conversation: Conversation, system: str) -> Rendered:
     """The chats of LongLLaMA-Instruct: USER and ASSISTANT, an EOS behind each answer."""
-    _refuse_tools(conversation.turns)
+    _refuse_fields(conversation.turns)
     writer = Writer()
     writer.control(BOS)
-    writer.put(f"{conversation.system or system}\n\n")
+    writer.put(f"{_system(conversation, system)}\n\n")
     for turn in conversation.turns:
         if turn.role == "assistant":
             writer.put("\nASSISTANT:")
@@ -99,16 +106,29 @@ def _longllama_instruct(conversation: Conversation, system: str) -> Rendered:
     turns = conversation.turns
     if [turn.role for turn in turns] != ["user", "assistant"]:
         raise BadRecordError("not_one_question", " ".join(turn.role for turn in turns))
+    _refuse_fields(turns)
     writer = Writer()
     writer.control(BOS)
-    writer.put(f"{conversation.system or system}\n{turns[0].text}\n")
+    writer.put(f"{_system(conversation, system)}\n{turns[0].text}\n")
     _answer(writer, turns[1], turns[1].text)
     return writer.rendered(framed=True)
 
 
-def _refuse_tools(turns: Sequence[Turn]) -> None:
-    if any(turn.role == "tool" for turn in turns):
-        raise BadRecordError("tool_turn", "the template has no form for what a function returned")
+def _system(conversation: Conversation, default: str) -> str:
+    """The system prompt, and behind it the descriptions of functions as JSON."""
+    prompt = default if conversation.system is None else conversation.system
+    tools = json.dumps(conversation.tools, ensure_ascii=False) if conversation.tools else ""
+    return "\n\n".join(filter(None, (prompt, tools)))
+
+
+def _refuse_fields(turns: Sequence[Turn]) -> None:
+    for place, turn in enumerate(turns, 1):
+        if turn.role == "tool":
+            said = "the template has no form for what a function returned"
+            raise BadRecordError("tool_turn", said)
+        if turn.fields:
+            said = f"turn {place}: the template has no form for '{next(iter(turn.fields))}'"
+            raise BadRecordError("field_not_rendered", said)
 
 
 def _answer(writer: Writer, turn: Turn, text: str) -> None:

@@ -90,7 +90,9 @@ class TemplateSpec:
     @cached_property
     def digest(self) -> str:
         """What its documents depend on; where files lie does not count."""
-        jinja = (self.jinja.source, self.jinja.bos, self.jinja.eos) if self.jinja else None
+        jinja = None
+        if self.jinja:
+            jinja = self.jinja.source, self.jinja.tool_use, sorted(self.jinja.tokens.items())
         tokens = (self.special, self.bos, self.eos) if jinja else None
         passages = self.passages.rsplit("/", 1)[-1] if self.passages else None
         return digest(

@@ -1,30 +1,25 @@
 """Conversations by a chat template in Jinja, as Hugging Face tokenizers bring it along.
 
-A template is rendered with a mark in place of every content, so that what comes from the template
-and what comes from the record can be told apart: special tokens are looked for in the template's
-own text alone, and a record's text stays text whatever it holds. Rendering once more, with the
-contents themselves, must give the same text; a template that reads contents, not only places
-them (by dividing them at `</think>`, say), is found out by that, record by record.
+The text is what `apply_chat_template` gives. What the assistant says in it is learned: what
+`{% generation %}` encloses where a template has that, else all that stands between a generation
+prompt and the next turn. Special tokens that the template wrote become control tokens; a record's
+text stays text whatever it holds. A record of which the template would lose something is refused.
 """
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
 
 from pipelines.conversations import Conversation, Turn
 from pipelines.errors import UserError
-from pipelines.rendering import BadRecordError, Rendered, Writer
-from pipelines.templates.jinja_source import ChatTemplate, compiled
-
-Message = tuple[str, str, bool]
-"""Role, content, whether an answer is learned."""
-
-_PAD = "\u2005"
-"""White space that no template writes itself: where it is missing, contents are trimmed."""
-
-_MARK = re.compile(f"({_PAD}?)\ue000(\\d+)\ue001({_PAD}?)")
-_LONE_SPACE = re.compile(r"(?<!\s) \Z")
+from pipelines.rendering import BadRecordError, Rendered, Span, Writer
+from pipelines.templates.jinja_compile import compiled
+from pipelines.templates.jinja_lost import Lost
+from pipelines.templates.jinja_output import JinjaOutput, Look, Message, Tools, messages_of
+from pipelines.templates.jinja_source import ChatTemplate
+from pipelines.templates.jinja_turns import ANSWER, QUESTION, Turns
+from pipelines.templates.text_marks import Marked, Marks
 
 
 def jinja_renderer(
@@ -33,173 +28,194 @@ def jinja_renderer(
     special: Sequence[str],
     bos: str | None,
     eos: str | None,
-    system: str = "",
+    system: str | None = None,
+    date: datetime | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    without_end: bool = False,
 ) -> Callable[[Conversation], Rendered]:
     """A function that renders conversations by a Jinja template.
 
-    It raises BadRecordError: template_failed, template_lost_turn, template_changed_text.
+    It raises BadRecordError: template_failed, template_lost_turn, template_changed_text,
+    turn_not_found, field_not_rendered, tools_not_rendered, no_answer.
 
     Args:
         template: as `read_template` gives it.
         special: how the vocabulary spells its special tokens.
-        bos: what the template calls `bos_token`, unless its own configuration names one.
+        bos: what the template calls `bos_token`, unless its own configuration speaks of one.
         eos: the same for `eos_token`.
-        system: the system prompt of conversations without one.
+        system: the system prompt of conversations without a system turn.
+        date: what `strftime_now` formats.
+        arguments: other variables of the template.
+        without_end: accept a template that writes nothing behind an answer.
 
     Raises:
         UserError: the template is broken, or cannot be used for a plain conversation.
     """
-    renderer = _Renderer(template, special=special, bos=bos, eos=eos, system=system)
-    _try_out(renderer, template.place)
+    tokens = {"bos_token": bos, "eos_token": eos, **template.tokens}
+    default = compiled(template.place, template.source, date=date)
+    tool_use = default
+    if template.tool_use is not None:
+        tool_use = compiled(f"{template.place} (tool_use)", template.tool_use, date=date)
+    read = default.variables | tool_use.variables
+    for name in arguments or {}:
+        if name not in read:
+            raise UserError(
+                f"arguments: {template.place} reads no variable '{name}'; "
+                f"it reads {', '.join(sorted(read))}"
+            )
+    given = {name: token for name, token in tokens.items() if token}
+    output = JinjaOutput(default, tool_use, {**given, **(arguments or {})}, Marks(special))
+    renderer = _tried(output, system=system, special=frozenset(special), tokens=given)
+    if not without_end and not renderer.end_of_answers().strip():
+        raise UserError(
+            f"{template.place}: nothing that the chat template writes behind an answer is "
+            "learned, so the model would not learn to stop; let the template write an end "
+            "({{ eos_token }}, and inside {% generation %} where it has that), or accept this "
+            "with `without_end: true`"
+        )
     return renderer.render
 
 
-@dataclass
-class _Piece:
-    """A part of the output."""
-
-    kind: Literal["own", "control", "given", "answer"]
-    """The template's own text, a control token of it, a content, a content that is learned."""
-
-    text: str
-    loss: bool = False
-    """Of a control token: whether the model has to produce it."""
-
-
 class _Renderer:
-    def __init__(
-        self,
-        template: ChatTemplate,
-        *,
-        special: Sequence[str],
-        bos: str | None,
-        eos: str | None,
-        system: str,
-    ) -> None:
-        tokens = {"bos_token": template.bos or bos, "eos_token": template.eos or eos}
-        self.tokens = {name: token for name, token in tokens.items() if token}
-        self.special = frozenset(filter(None, special))
-        longest_first = sorted(self.special, key=lambda token: (-len(token), token))
-        self._divide = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
-        self._template = compiled(template)
+    def __init__(self, output: JinjaOutput, system: str | None) -> None:
+        self._output = output
         self._system = system
+        self._turns = Turns(output)
+        self._lost = Lost(output)
 
     def render(self, conversation: Conversation) -> Rendered:
         """Text, answers and control tokens of one conversation."""
-        pieces = list(self._pieces(conversation))
-        for place, piece in enumerate(pieces):
-            if piece.kind == "answer":
-                self._complete(pieces, place)
-        writer = Writer()
-        for piece in pieces:
-            if piece.kind == "control":
-                writer.control(piece.text, loss=piece.loss)
-            elif piece.kind == "answer":
-                writer.answer(piece.text)
-            else:
-                writer.put(piece.text)
-        return writer.rendered(framed=True)
+        messages = messages_of(conversation, self._system)
+        tools = conversation.tools
+        marked, look = self._marked(messages, tools)
+        first = len(messages) - len(conversation.turns)
+        silent = {first + i for i, turn in enumerate(conversation.turns) if not turn.loss}
+        generation = self._output.of(tools).generation
+        turns: Mapping[int, Span] = {}
+        if look.answers:
+            self._lost.refuse_lost_contents(messages, tools, marked, look, turns)
+        self._lost.refuse_lost_fields(conversation.turns, tools, marked.text)
+        if not generation or not look.answers or silent:
+            turns = self._turns.find(messages, tools, marked, look)
+        if not look.answers:
+            self._lost.refuse_lost_contents(messages, tools, marked, look, turns)
+        if generation:
+            taken_out = [turns[i] for i in silent if i in turns]
+            spans = [s for s in marked.generated if not any(_overlap(s, t) for t in taken_out)]
+        else:
+            spans = [span for i, span in turns.items() if i not in silent]
+        return _written(marked, spans)
 
-    def own_text(self, conversation: Conversation) -> str:
+    def end_of_answers(self) -> str:
+        """What is learned behind the content of an answer, in a plain conversation."""
+        marked, _ = self._marked([QUESTION, ANSWER], ())
+        spans = marked.generated
+        if not self._output.plain.generation:
+            spans = list(self._turns.find([QUESTION, ANSWER], (), marked, Look()).values())
+        at = marked.ends[1]
+        return "".join(marked.text[max(start, at) : end] for start, end in spans if end > at)
+
+    def own_text(self, messages: Sequence[Message]) -> str:
         """What of the output comes from the template."""
-        return "".join(self._marked(self._messages(conversation))[::4])
+        marked, _ = self._marked(messages, ())
+        edges = [0, *(x for i in marked.order for x in (marked.starts[i], marked.ends[i]))]
+        spans = zip(edges[::2], [*edges[1::2], len(marked.text)], strict=True)
+        return "\n".join(marked.text[start:end] for start, end in spans)
 
-    def _pieces(self, conversation: Conversation) -> Iterator[_Piece]:
-        messages = self._messages(conversation)
-        own, *rest = self._marked(messages)
-        whole = own
-        yield from self._own_pieces(own)
-        for start in range(0, len(rest), 4):
-            left, index, right, own = rest[start : start + 4]
-            role, text, loss = messages[int(index)]
-            text = text if left else text.lstrip()
-            text = text if right else text.rstrip()
-            whole += text + own
-            yield _Piece("answer" if role == "assistant" and loss else "given", text)
-            yield from self._own_pieces(own)
-        if whole != self._output(messages):
-            raise BadRecordError("template_changed_text", "the template does not leave it as it is")
-
-    def _own_pieces(self, own: str) -> Iterator[_Piece]:
-        """A stretch of the template's text, divided at special tokens."""
-        for place, part in enumerate(self._divide.split(own)):
-            if part:
-                yield _Piece("control" if place % 2 else "own", part)
-
-    def _complete(self, pieces: list[_Piece], place: int) -> None:
-        """Give an answer what the model has to produce beside its content.
-
-        That is a lone space before it, and behind it the control token that ends the turn, with
-        white space between.
-        """
-        answer, before = pieces[place], pieces[max(place - 1, 0)]
-        if before.kind == "own" and _LONE_SPACE.search(before.text):
-            before.text = before.text[:-1]
-            answer.text = f" {answer.text}"
-        space, end = _Piece("own", ""), pieces[place + 1 : place + 3]
-        if end and end[0].kind == "own" and end[0].text.isspace():
-            space = end.pop(0)
-        if end and end[0].kind == "control" and not self._begins(end[0].text):
-            end[0].loss = True
-            answer.text += space.text
-            space.text = ""
-
-    def _begins(self, token: str) -> bool:
-        """Whether a control token begins texts, and does not end any."""
-        return token == self.tokens.get("bos_token") != self.tokens.get("eos_token")
-
-    def _messages(self, conversation: Conversation) -> list[Message]:
-        system = conversation.system or self._system
-        first = [("system", system, False)] if system else []
-        return [*first, *(turn[:3] for turn in conversation.turns)]
-
-    def _marked(self, messages: Sequence[Message]) -> list[str]:
-        """The output divided at the marks: own text, (left pad, index, right pad, own text) …"""
-        marks = (f"{_PAD}\ue000{place}\ue001{_PAD}" for place in range(len(messages)))
-        parts = _MARK.split(
-            self._output([(m[0], mark, m[2]) for m, mark in zip(messages, marks, strict=True)])
-        )
-        found = [int(index) for index in parts[2::4]]
-        turns = [place for place, message in enumerate(messages) if message[0] != "system"]
-        # The system prompt may stand elsewhere, before the last question for example.
-        if [place for place in found if place in turns] != turns or len(found) != len(messages):
-            raise BadRecordError("template_lost_turn", f"{len(messages)} messages became {found}")
-        return parts
-
-    def _output(self, messages: Sequence[Message]) -> str:
-        values = [{"role": role, "content": content} for role, content, _ in messages]
-        arguments = {"messages": values, "tools": None, "documents": None, **self.tokens}
-        try:
-            return self._template.render(arguments, add_generation_prompt=False)
-        except Exception as error:  # a template can fail in any way that Python can
-            raise BadRecordError("template_failed", f"{type(error).__name__}: {error}") from None
+    def _marked(self, messages: Sequence[Message], tools: Tools) -> tuple[Marked, Look]:
+        """The output with marks, where it is otherwise the output without."""
+        real = self._output.real(messages, tools)
+        for look in self._output.looks(messages, tools):
+            try:
+                marked = self._output.marked(messages, tools, look)
+            except BadRecordError:  # it reads a content that a mark changes
+                continue
+            if marked.text == real:
+                return marked, look
+        raise BadRecordError("template_changed_text", "it looks for special tokens in contents")
 
 
-def _try_out(renderer: _Renderer, place: str) -> None:
-    """Render plain conversations, of one question and of two.
+def _overlap(span: Span, other: Span) -> bool:
+    return span[0] < other[1] and other[0] < span[1]
+
+
+def _written(marked: Marked, spans: Sequence[Span]) -> Rendered:
+    """The output as a document in which these spans are learned.
+
+    Raises:
+        BadRecordError: no_answer.
+    """
+    writer = Writer()
+    controls = dict(marked.controls)
+    edges = {0, len(marked.text), *(edge for span in spans for edge in span)}
+    edges |= {edge for span in marked.controls for edge in span}
+    # An edge inside a control token, which a template could set, divides nothing.
+    inside = {at for start, end in marked.controls for at in range(start + 1, end)}
+    ordered = sorted(edges - inside)
+    learned = iter(sorted(spans))
+    span = next(learned, None)
+    found = False
+    for start, end in zip(ordered, ordered[1:], strict=False):
+        while span and span[1] <= start:
+            span = next(learned, None)
+        loss = span is not None and span[0] <= start
+        found |= loss
+        if start in controls:
+            writer.control(marked.text[start:end], loss=loss)
+        elif loss:
+            writer.answer(marked.text[start:end])
+        else:
+            writer.put(marked.text[start:end])
+    if not found:
+        raise BadRecordError("no_answer", "nothing of the template's output is learned")
+    return writer.rendered(framed=True)
+
+
+def _tried(
+    output: JinjaOutput,
+    *,
+    system: str | None,
+    special: frozenset[str],
+    tokens: Mapping[str, str],
+) -> _Renderer:
+    """A renderer that has rendered plain conversations, of one question and of two.
 
     Raises:
         UserError: the template fails, loses or moves a message, changes what it says, or calls a
             token special that the vocabulary does not have.
     """
+    place = output.plain.place
     once = Turn("user", "A question?"), Turn("assistant", "An answer.")
     twice = *once, Turn("user", "And then?"), Turn("assistant", "This and that.")
     try:
-        own = renderer.own_text(Conversation("", once))
-        renderer.render(Conversation("", once))
+        renderer = _Renderer(output, system)
+        renderer.render(Conversation(None, once))
     except BadRecordError as bad:
-        raise _unusable(place, bad) from None
-    for name, token in renderer.tokens.items():
-        if token in own and token not in renderer.special:
+        parts = replace(output, in_parts=True)
+        if not _renders(parts, system, once):
+            raise _unusable(place, bad) from None
+        renderer = _Renderer(parts, system)
+    own = renderer.own_text([QUESTION, ANSWER])
+    for name, token in tokens.items():
+        if token in own and token not in special:
             raise UserError(
                 f"{place}: its {name} '{token}' is no special token of the vocabulary; take the "
                 "template that belongs to the vocabulary"
             )
     try:
-        renderer.render(Conversation("", twice))
+        renderer.render(Conversation(None, twice))
     except BadRecordError as bad:
         if bad.reason != "template_failed":  # it may refuse more than one question
             raise _unusable(place, bad) from None
+    return renderer
+
+
+def _renders(output: JinjaOutput, system: str | None, turns: tuple[Turn, ...]) -> bool:
+    try:
+        _Renderer(output, system).render(Conversation(None, turns))
+    except BadRecordError:
+        return False
+    return True
 
 
 def _unusable(place: str, bad: BadRecordError) -> UserError:
@@ -207,6 +223,5 @@ def _unusable(place: str, bad: BadRecordError) -> UserError:
         "template_lost_turn": "drops, repeats or moves messages",
         "template_changed_text": "changes what messages say",
     }
-    date = "; write a fixed date into it" if "strftime_now" in bad.evidence else ""
     fault = what.get(bad.reason, "fails for a question and an answer")
-    return UserError(f"{place}: the chat template {fault} ({bad.evidence}){date}")
+    return UserError(f"{place}: the chat template {fault} ({bad.evidence})")
