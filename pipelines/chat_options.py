@@ -9,7 +9,6 @@ from pydantic import field_validator, model_validator
 from pipelines.chat_filters import ChatFilters
 from pipelines.options import Frozen
 
-
 _FROM_RECORDS = ("messages", "tools", "documents", "add_generation_prompt")
 
 

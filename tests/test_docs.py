@@ -52,6 +52,10 @@ def type_name(annotation: Any) -> str:
     """How a person would say a type."""
     if annotation == Token:
         return "true, false, text or integer"
+    if "Mapping[str" in str(annotation):
+        return "mapping of names to values"
+    if "datetime" in str(annotation):
+        return "date"
     names = {int: "integer", float: "number", str: "text", bool: "true or false"}
     if str(annotation).startswith("tuple[") and "float" in str(annotation):
         return "two numbers"

@@ -49,9 +49,13 @@ MISTRAL = """\
 ZEPHYR = """\
 {% for message in messages %}
 <|{{ message.role }}|>
+{% if message.role == 'assistant' %}
 {% generation %}
 {{ message.content }}{{ eos_token }}
 {% endgeneration %}
+{% else %}
+{{ message.content }}{{ eos_token }}
+{% endif %}
 {% endfor %}"""
 LLAMA2 = """\
 {%- for message in messages %}
@@ -263,5 +267,6 @@ def test_a_system_prompt_that_a_template_has_no_place_for_is_not_lost_in_silence
     with pytest.raises(UserError, match="drops, repeats or moves messages"):
         renderer(LLAMA2, system="Be brief.")
     assert (
-        "Be brief." in renderer(CHATML, system="Be brief.")(Conversation(None, turns("q", "a"))).text
+        "Be brief."
+        in renderer(CHATML, system="Be brief.")(Conversation(None, turns("q", "a"))).text
     )

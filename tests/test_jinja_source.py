@@ -15,7 +15,9 @@ TOOLS = "{{ tools }}" + PLAIN
 
 def write(folder, **files):
     for name, content in files.items():
-        path = folder / name.replace("__", "/").replace("_jinja", ".jinja").replace("_json", ".json")
+        path = folder / name.replace("__", "/").replace("_jinja", ".jinja").replace(
+            "_json", ".json"
+        )
         path.parent.mkdir(exist_ok=True)
         path.write_text(content if isinstance(content, str) else json.dumps(content))
 

@@ -9,6 +9,7 @@ text stays text whatever it holds. A record of which the template would lose som
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from pipelines.conversations import Conversation, Turn
@@ -155,7 +156,7 @@ def _written(marked: Marked, spans: Sequence[Span]) -> Rendered:
     learned = iter(sorted(spans))
     span = next(learned, None)
     found = False
-    for start, end in zip(ordered, ordered[1:], strict=False):
+    for start, end in pairwise(ordered):
         while span and span[1] <= start:
             span = next(learned, None)
         loss = span is not None and span[0] <= start

@@ -54,7 +54,7 @@ def compiled(place: str, source: str, *, date: datetime | None) -> Compiled:
     plain, marked = _environment(marks=False), _environment(marks=True)
     names: dict[str, Any] = {"raise_exception": _raise_exception}
     if date is not None:
-        names["strftime_now"] = lambda layout: date.strftime(layout)  # pyright: ignore
+        names["strftime_now"] = date.strftime
     try:
         tree = plain.parse(source)
         templates = plain.from_string(source, names), marked.from_string(source, names)
@@ -65,9 +65,7 @@ def compiled(place: str, source: str, *, date: datetime | None) -> Compiled:
             f"{place}: the chat template writes today's date (strftime_now), so that it would not "
             "give the same text each time; give a fixed one with `chat.date`"
         )
-    strings = {
-        node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)
-    }
+    strings = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
     return Compiled(
         place,
         *templates,

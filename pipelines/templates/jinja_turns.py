@@ -11,10 +11,10 @@ once, from small conversations, and looked for at the marks of a record. Only wh
 found, the messages before the turn are rendered.
 """
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from pipelines.rendering import BadRecordError, Span
@@ -258,16 +258,18 @@ class Turns:
         begun = len(asked) - len(tail[n:])
         written = self._units(asked, one.text[one.ends[0] : one.starts[1]])
         if tail[n:].strip() and asked.endswith(tail[n:]) and written > begun:
-            n -= self._shared(between, n, one.text[: one.starts[0]])
+            n -= self._begun(between, n, one.text[: one.starts[0]])
             self._unasked = tail[n:]
         return _Seam(between[:n], between[n:])
 
-    def _shared(self, between: str, n: int, first: str) -> int:
+    def _begun(self, between: str, n: int, first: str) -> int:
         """Characters before `n` that begin a turn, as the first one begins."""
         begun = first.removeprefix(self._output.variables.get("bos_token", ""))
         cuts = [0, *self._output.marks.units(between[:n])]
         shared = [n - at for at in cuts if begun.startswith(between[at:n])]
-        return max(shared) or max((n - at for at in cuts if first.endswith(between[at:])), default=0)
+        return max(shared) or max(
+            (n - at for at in cuts if first.endswith(between[at:])), default=0
+        )
 
     def _after_call(self) -> _Seam | None:
         """What stands between the arguments of a call and its result."""
@@ -306,7 +308,7 @@ class Turns:
         """Characters that two texts begin with, in whole units of the first."""
         if other.startswith(text):
             return len(text)
-        n = next(i for i, pair in enumerate(zip(text, other + "\0")) if pair[0] != pair[1])
+        n = _shared(text, other)
         return max((end for end in self._output.marks.units(text) if end <= n), default=0)
 
 
@@ -365,6 +367,12 @@ class _Record:
         return None
 
 
+def _shared(text: str, other: str) -> int:
+    """Characters that two texts begin with."""
+    pairs = zip(text, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
 def _aligned(tail: str, text: str, left: int) -> int | None:
     """Where a text ends as `tail` does, at the place that agrees on most characters.
 
@@ -376,7 +384,7 @@ def _aligned(tail: str, text: str, left: int) -> int | None:
     at = text.find(end)
     while at >= 0:
         stop = at + len(end)
-        n = len(os.path.commonprefix([tail[::-1], text[:stop][::-1]]))
+        n = _shared(tail[::-1], text[:stop][::-1])
         if n > best:
             best, found = n, left + stop
         at = text.find(end, at + 1)

@@ -147,12 +147,11 @@ def _any_of(spellings: Sequence[str]) -> str:
 
 def _expression(tree: dict[str, Any]) -> str:
     ways: list[str] = []
-    for character, below in sorted(tree.items(), reverse=True):
-        if character:
-            way = re.escape(character)
-            while len(below) == 1 and "" not in below:
-                ((step, below),) = below.items()
-                way += re.escape(step)
-            ways.append(way + (_expression(below) if below != {"": {}} else ""))
+    for character in sorted(filter(None, tree), reverse=True):
+        way, below = re.escape(character), tree[character]
+        while len(below) == 1 and "" not in below:
+            step = next(iter(below))
+            way, below = way + re.escape(step), below[step]
+        ways.append(way + (_expression(below) if below != {"": {}} else ""))
     joined = f"(?:{'|'.join(ways)})" if ways else ""
     return f"{joined}?" if "" in tree and joined else joined
