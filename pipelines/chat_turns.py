@@ -82,10 +82,10 @@ def read_turn(turn: RawTurn, role: Role, *, learned: bool) -> Turn:
     refuse_unread(turn, TURN_FIELDS, "turn: ")
     said = is_learned(turn, is_answer=role == "assistant", where="turn: ")
     fields: dict[str, Any] = {
-        name: text_of(turn[name], name) for name in _TEXT_FIELDS if turn.get(name) is not None
+        name: text_of(turn[name], name) for name in _TEXT_FIELDS if not is_empty(turn.get(name))
     }
     for name in _OBJECT_FIELDS:
-        if turn.get(name) is not None:
+        if not is_empty(turn.get(name)):
             fields[name] = _calls(turn[name], name)
     return Turn(role, turn_text(turn), role != "assistant" or (learned and said), fields)
 

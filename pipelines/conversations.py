@@ -32,7 +32,7 @@ class Turn(NamedTuple):
 
     fields: Mapping[str, Any] = MappingProxyType({})
     """What else the record says of the turn, under the names that chat templates read
-    (`reasoning_content`, `tool_calls`, `name`, …). None of the values is null."""
+    (`reasoning_content`, `tool_calls`, `name`, …). None of the values is empty."""
 
 
 class Conversation(NamedTuple):

@@ -155,13 +155,14 @@ def document_parser(
     """
     read = renderer.fields if renderer else schema.fields
     guarded = [n for n in (*TEXT_MEDIA, *TEXT_MARKS) if n not in read and n not in schema.ignored]
-    decode = _decode_whole if renderer else _decoder(sorted(read.union(guarded)))
+    decode = _decode_whole if renderer else _decoder(sorted(read), guarded)
+    never = frozenset(guarded)
     groups = tuple(path for path in schema.group if path != FILE)
 
     def render(value: Any) -> "Made":
         if renderer and renderer.is_chat:
             return renderer.render(value)
-        if any(value.get(name) is not None for name in guarded):
+        if not never.isdisjoint(value):
             _refuse(value, guarded)
         if schema.right and _at(value, schema.right) in (False, 0):
             raise BadRecordError("label_is_false", f"{schema.right}: false")
@@ -238,22 +239,29 @@ def _refuse(value: Mapping[str, Any], guarded: Iterable[str]) -> None:
     refuse_unread({n: field for n, field in found.items() if n not in marks}, frozenset())
 
 
-def _decoder(names: Sequence[str]) -> Callable[[bytes], Mapping[str, Any]]:
-    """JSON bytes → the few fields that are needed.
+def _decoder(names: Sequence[str], guarded: Sequence[str]) -> Callable[[bytes], Mapping[str, Any]]:
+    """JSON bytes → the few fields that are needed, and those of `guarded` that are not null.
 
     Others must be JSON, but are not built: a byte in one of them that is no UTF-8 costs nothing.
     """
+    fields = [*names, *guarded]
     record_type = msgspec.defstruct(
-        "Record", [(f"f{i}", Any, None) for i in range(len(names))],
-        rename={f"f{i}": name for i, name in enumerate(names)},
+        "Record", [(f"f{i}", Any, None) for i in range(len(fields))],
+        rename={f"f{i}": name for i, name in enumerate(fields)},
     )  # fmt: skip
     decoder = msgspec.json.Decoder(record_type)
+    n, nothing = len(names), (None,) * len(guarded)
 
     def decode(line: bytes) -> Mapping[str, Any]:
         try:
-            return dict(zip(names, msgspec.structs.astuple(decoder.decode(line)), strict=True))
+            values = msgspec.structs.astuple(decoder.decode(line))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return _decode_leniently(line)
+        record = dict(zip(names, values[:n], strict=True))
+        if (rest := values[n:]) != nothing:
+            given = zip(guarded, rest, strict=True)
+            record.update((name, value) for name, value in given if value is not None)
+        return record
 
     return decode
 
