@@ -9,11 +9,9 @@ import xxhash
 from pipelines.abstracts import AbstractIndex
 from pipelines.decontaminate import Text
 from pipelines.filters import drop_reason, in_sample
-from pipelines.learn_marks import TEXT_MARKS
 from pipelines.mixture import Filters
 from pipelines.prepare_spec import PrepareSpec
 from pipelines.readers import Block
-from pipelines.record_fields import TEXT_MEDIA, may_matter
 from pipelines.records import Document, Dropped, InputFile
 from pipelines.schemas import FILE, document_parser
 from pipelines.task_files import task_name
@@ -46,15 +44,7 @@ class DocumentReader:
             few_shot=spec.few_shot,
             renderer=renderer,
         )
-        self._is_chat = renderer is not None and renderer.is_chat
         self._abstracts = AbstractIndex(spec.abstracts) if spec.abstracts else None
-
-    def needs(self, name: str) -> bool:
-        """Whether a top-level field of this name, a column of a table say, has to be there."""
-        if name in self._spec.schema.ignored:
-            return False
-        guarded = may_matter(name) if self._is_chat else name in (*TEXT_MEDIA, *TEXT_MARKS)
-        return guarded or name in self.fields or name.replace("-", "_") in self.fields
 
     def read(self, block: Block, inputs: Sequence[InputFile]) -> Read:
         """Parse, sample and filter the records of a block, in their order.

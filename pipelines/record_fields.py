@@ -71,11 +71,6 @@ def speaks_of_loss(name: str) -> bool:
     return any(word.lower() in _LOSS_WORDS for word in _WORD.findall(name))
 
 
-def may_matter(name: str) -> bool:
-    """Whether conversations need a field of this name although their schema does not read it."""
-    return name.lower() in MEDIA or name.lower() in CONTENT or speaks_of_loss(name)
-
-
 def is_empty(value: Any) -> bool:
     """Whether a value holds nothing: null, or no text, at any depth of lists and objects."""
     if value is None:
