@@ -109,7 +109,9 @@ def _search(role: Role, reference: Reference, beside: Beside) -> Named:
     for name in _NAMES[role]:
         if (token_id := reference.special_id(name)) is not None:
             return Named(token_id, name, "guessed from its name", guessed=True)
-    return Named(None, None, "this vocabulary has no such token that anything names")
+    return NOTHING._replace(
+        origin="nothing names one, and no special token of the vocabulary is called like one"
+    )
 
 
 def _statements(role: Role, beside: Beside) -> Iterator[tuple[str, list[int | str] | None]]:
@@ -129,8 +131,8 @@ def _statements(role: Role, beside: Beside) -> Iterator[tuple[str, list[int | st
         kind = str if suffix == "token" else int
         if not all(isinstance(x, kind) and not isinstance(x, bool) for x in tokens):
             raise UserError(
-                f"tokenizer.{role}: {file} beside the vocabulary has {key} {said!r}, which is no "
-                f"token; mend it, or name the token (tokenizer.{role}: TEXT or ID)"
+                f"tokenizer.{role}: {file}: {key} is {said!r}, which is no token; mend it, or name "
+                f"the token (tokenizer.{role}: TEXT or ID)"
             )
         if tokens:
             yield f"{file}: {key}", tokens

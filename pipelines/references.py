@@ -32,6 +32,7 @@ class SentencePieceReference:
     """
 
     begins_anywhere = False
+    begins_alike = False
 
     def __init__(self, content: bytes, controls: Collection[str] = ()) -> None:
         from sentencepiece import SentencePieceProcessor

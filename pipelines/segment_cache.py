@@ -11,6 +11,7 @@ table, values = the same memory as 64-bit and as 32-bit numbers.
 """
 # pyright: basic, reportCallIssue=false
 
+import re
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
@@ -26,7 +27,8 @@ from numba.extending import intrinsic
 from pipelines.sentencepiece_model import (
     NO_DUMMY_PREFIX,
     SPACE,
-    Vocabulary,
+    Pieces,
+    longest_match,
     supported_vocabulary,
 )
 
@@ -67,7 +69,9 @@ class SegmentCacheEngine:
         self._reference = sentencepiece.SentencePieceProcessor(model_proto=model + NO_DUMMY_PREFIX)
         byte_ids = [self._reference.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
         scratch = np.zeros((2, LONGEST_MERGED), np.int64)
-        self._cuttable, merges = _model_tables(model)
+        self._cuttable, merges, user_defined, self._prefix = _model_tables(model)
+        self._own = {piece: id for piece, (id, _) in user_defined.items()}
+        self._own_pattern = longest_match(user_defined) if user_defined else None
         self._merging = (merges, np.array(byte_ids), scratch)
         self._table = np.zeros(((1 << (slots - 1).bit_length()) + WAYS, 8), np.uint64)
         self._group = np.zeros((GROUP, 6), np.uint64)
@@ -85,8 +89,34 @@ class SegmentCacheEngine:
         Raises:
             UnicodeEncodeError: a text holds half a surrogate pair, which has no UTF-8.
         """
-        prefix = "" if inside else " "
-        encoded = [(prefix + text.replace(SPACE, " ")).encode() if text else b"" for text in texts]
+        prefix = " " if self._prefix and not inside else ""
+        plain = [prefix + text.replace(SPACE, " ") if text else "" for text in texts]
+        if self._own_pattern is None:
+            return self._encode_plain(plain)
+        return self._encode_between(plain, self._own_pattern)
+
+    def _encode_between(
+        self, texts: Sequence[str], pattern: re.Pattern[str]
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        """Encode what lies between user-defined pieces, and put their ids in.
+
+        sentencepiece takes the longest that begins at a place before it merges anything, and
+        merges nothing with it.
+        """
+        divided = [pattern.split(text) for text in texts]  # between, piece, between, …
+        between = [part for parts in divided for part in parts[::2]]
+        ids, offsets = self._encode_plain(between)
+        firsts = np.cumsum([0, *(len(parts) // 2 + 1 for parts in divided)])
+        followed = np.ones(len(between), np.bool_)
+        followed[firsts[1:] - 1] = False
+        own = [self._own[piece] for parts in divided for piece in parts[1::2]]
+        found = np.insert(ids, offsets[1:][followed], np.array(own, np.uint32))
+        return found, offsets[firsts] + firsts - np.arange(len(firsts))
+
+    def _encode_plain(
+        self, texts: Sequence[str]
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        encoded = [text.encode() for text in texts]
         ends = np.cumsum([0, *map(len, encoded)])
         # The zeros let _load8 read on.
         data = np.frombuffer(b"".join([*encoded, bytes(33)]), np.uint8)
@@ -113,13 +143,15 @@ class SegmentCacheEngine:
 
 
 @lru_cache(maxsize=2)
-def _model_tables(model: bytes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """What engines of one model share, and only read: where to cut, and what merges."""
-    normal = supported_vocabulary(model)
-    return _cuttable_bytes(normal), _merge_table(normal)
+def _model_tables(
+    model: bytes,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], Pieces, bool]:
+    """What engines of one model share, and only read: where to cut, what merges, and the rest."""
+    normal, user_defined, dummy_prefix = supported_vocabulary(model)
+    return _cuttable_bytes(normal), _merge_table(normal), user_defined, dummy_prefix
 
 
-def _cuttable_bytes(normal: Vocabulary) -> npt.NDArray[np.uint8]:
+def _cuttable_bytes(normal: Pieces) -> npt.NDArray[np.uint8]:
     """Return 1 at 256 * x + y where a cut between byte x and byte y changes no id.
 
     Seeing of two characters the last byte of the first and the first of the second, it
@@ -132,7 +164,7 @@ def _cuttable_bytes(normal: Vocabulary) -> npt.NDArray[np.uint8]:
     return cuttable.ravel()
 
 
-def _merge_table(normal: Vocabulary) -> npt.NDArray[np.int64]:
+def _merge_table(normal: Pieces) -> npt.NDArray[np.int64]:
     """Return an open-addressing table of keys and values, [size, 2]; no key is -1.
 
     A character's UTF-8 as a number -> its id. (left id + 1) << 32 | right id -> rank << 32

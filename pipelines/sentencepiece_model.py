@@ -1,5 +1,6 @@
 """SentencePiece models: is this one simple enough to be taken apart, and what are its pieces?"""
 
+import re
 import struct
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
@@ -15,7 +16,17 @@ NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"  # appended to a model, it overrides that 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 _AS_CONTROL = b"\x18\x03"  # appended to a piece, it overrides its type
 
-Vocabulary = dict[str, tuple[int, float]]  # normal piece, with plain spaces -> id, score
+Pieces = dict[str, tuple[int, float]]
+"""Piece, with plain spaces → id and score."""
+
+
+class Vocabulary(NamedTuple):
+    """A model as the segment cache takes it apart."""
+
+    normal: Pieces
+    user_defined: Pieces
+    dummy_prefix: bool
+    """Whether a space is put before each text."""
 
 
 class UnsupportedModel(ValueError):
@@ -93,7 +104,11 @@ def _as_varint(value: int) -> bytes:
 
 
 def supported_vocabulary(model: bytes) -> Vocabulary:
-    """Check that what this module assumes holds of `model`, and return its normal pieces."""
+    """Check that what the segment cache assumes holds of `model`, and return its pieces.
+
+    Raises:
+        UnsupportedModel: what does not hold.
+    """
     pieces, trainer, normalizer = read_model(model)
     normal = {piece for piece, _, kind in pieces if kind == NORMAL}
     refusals = {
@@ -101,15 +116,46 @@ def supported_vocabulary(model: bytes) -> Vocabulary:
         "it has no byte fallback": not trainer.get(BYTE_FALLBACK, False),
         "it puts spaces behind words": trainer.get(SPACE_AS_SUFFIX, False),
         "it normalizes characters": normalizer.get(CHARSMAP) or normalizer.get(RULES),
-        "it adds no dummy prefix": not normalizer.get(DUMMY_PREFIX, True),
         "it removes extra spaces": normalizer.get(REMOVE_SPACES, True),
         "it does not escape spaces": not normalizer.get(ESCAPE_SPACES, True),
-        "it has user-defined or unused pieces": {p[2] for p in pieces}
-        - {NORMAL, UNKNOWN, CONTROL, BYTE},
-        "a special piece is one character": any(len(p) < 2 for p, _, k in pieces if k != NORMAL),
-        "a piece holds a plain space": any(" " in piece for piece in normal),
+        "it has unused pieces": {p[2] for p in pieces}
+        - {NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE},
+        "a special piece is one character": any(
+            len(p) < 2 for p, _, k in pieces if k not in (NORMAL, USER_DEFINED)
+        ),
+        "a piece holds a plain space": any(" " in piece for piece, _, _ in pieces),
         "a piece holds a character that is no piece": set("".join(normal)) - normal,
     }
     if reasons := [reason for reason, applies in refusals.items() if applies]:
         raise UnsupportedModel(f"no segment cache for this model: {'; '.join(reasons)}")
-    return {p.replace(SPACE, " "): (i, s) for i, (p, s, k) in enumerate(pieces) if k == NORMAL}
+    found: dict[int, Pieces] = {NORMAL: {}, USER_DEFINED: {}}
+    for i, (piece, score, kind) in enumerate(pieces):
+        if kind in found:
+            found[kind][piece.replace(SPACE, " ")] = i, score
+    return Vocabulary(found[NORMAL], found[USER_DEFINED], bool(normalizer.get(DUMMY_PREFIX, True)))
+
+
+def longest_match(texts: Collection[str]) -> re.Pattern[str]:
+    """A pattern that matches, wherever one of the texts begins, the longest that does; in a group.
+
+    It is a tree of their characters, so that it takes one step a character however many there are.
+    """
+    tree: dict[str, Any] = {}
+    for text in texts:
+        node = tree
+        for character in text:
+            node = node.setdefault(character, {})
+        node[""] = {}
+    return re.compile(f"({_branches(tree)})")
+
+
+def _branches(node: dict[str, Any]) -> str:
+    parts: list[str] = []
+    for first in filter(None, node):
+        run, below = first, node[first]
+        while len(below) == 1 and "" not in below:  # no branch and no end: one literal
+            following = next(iter(below))
+            run, below = run + following, below[following]
+        parts.append(re.escape(run) + _branches(below))
+    joined = f"(?:{'|'.join(parts)})" if parts else ""
+    return f"{joined}?" if parts and "" in node else joined

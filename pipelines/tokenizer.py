@@ -227,9 +227,10 @@ def load_tokenizer(file: TokenizerFile, *, proved: str | None = None) -> Tokeniz
             without a proof of their own, which would cost each of them a second.
     """
     truth = reference(file)
-    chosen, refused = (proved, ()) if proved else _prove(file)
-    engine = truth if chosen == REFERENCE else _make(chosen, file)
-    return Tokenizer(file, truth, engine, chosen, refused)
+    if proved is None:
+        return Tokenizer(file, truth, *_prove(file))
+    engine = truth if proved == REFERENCE else _make(proved, file)
+    return Tokenizer(file, truth, engine, proved, ())
 
 
 def _make(name: str, file: TokenizerFile) -> Engine:
@@ -237,13 +238,14 @@ def _make(name: str, file: TokenizerFile) -> Engine:
 
 
 @lru_cache(maxsize=4)
-def _prove(file: TokenizerFile) -> tuple[str, tuple[str, ...]]:
-    """The fastest engine that agrees with the reference, and what is wrong with faster ones.
+def _prove(file: TokenizerFile) -> tuple[Engine, str, tuple[str, ...]]:
+    """The fastest engine that agrees with the reference, its name, and what is wrong with others.
 
     A pure function of the tokenizer and the installed packages, so once a process is enough.
     """
     truth = reference(file)
     texts = (*probe_texts(), *peculiar_texts(truth))
+    ways = (False,) if truth.begins_alike else (False, True)
     expected: list[tuple[Ids, Offsets]] = []
     refused: list[str] = []
     for name, make, kinds in FAST_ENGINES:
@@ -254,11 +256,11 @@ def _prove(file: TokenizerFile) -> tuple[str, tuple[str, ...]]:
         except Exception as error:  # an engine that cannot load a model says so in its own way
             refused.append(f"{name}: cannot load this tokenizer ({error})")
             continue
-        expected = expected or [truth.encode(texts, inside=i) for i in (False, True)]
+        expected = expected or [truth.encode(texts, inside=i) for i in ways]
         if (difference := _difference(engine, texts, expected)) is None:
-            return name, tuple(refused)
+            return engine, name, tuple(refused)
         refused.append(f"{name}: {difference}")
-    return REFERENCE, tuple(refused)
+    return truth, REFERENCE, tuple(refused)
 
 
 def _difference(

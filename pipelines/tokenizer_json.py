@@ -49,9 +49,9 @@ class TokenizersReference:
         self.vocab_size: int = 1 + max([*ids.values(), *self._added.values()])
         self.begins_anywhere = prefix_scheme(text) == "always"
         self.own_bos, self.own_eos = _framing(value.get("post_processor"))
-        self._longest = sorted(ids, key=lambda piece: (-len(piece), piece))[:40]
-        splits = self.begins_anywhere and self._inside is not self.tokenizer
-        splits = splits and len(self._special) < len(self._added)
+        self._pieces = ids
+        self.begins_alike = self._inside is self.tokenizer
+        splits = self.begins_anywhere and len(self._special) < len(self._added)
         self._divider: Any = _load(json.dumps(_divider(text))) if splits else None
 
     def encode(self, texts: Sequence[str], *, inside: bool = False) -> tuple[Ids, Offsets]:
@@ -66,7 +66,7 @@ class TokenizersReference:
         """Only what stands before the first added token continues something; the rest does not."""
         plain: list[int] = self._inside.encode(text, add_special_tokens=False).ids
         sections = self._divider.encode(text, add_special_tokens=False)
-        at = next((i for i, name in enumerate(sections.tokens) if name in self._added), None)
+        at = next((i for i, kind in enumerate(sections.ids) if kind != _BETWEEN), None)
         if at is None:
             return plain
         first = text[: sections.offsets[at - 1][1]] if at else ""
@@ -112,8 +112,8 @@ class TokenizersReference:
     @property
     def longest(self) -> list[str]:
         """Some of the longest tokens, as text."""
-        ids = [[self.token_id(piece)] for piece in self._longest]
-        return [self.decode([i]) for (i,) in ids if i is not None]
+        pieces = sorted(self._pieces, key=lambda piece: (-len(piece), piece))
+        return [self.decode([self._pieces[piece]]) for piece in pieces[:40]]
 
     def eats(self, token_id: int) -> tuple[bool, bool]:
         """Whether a control token takes the white space before it, and behind it, along."""
@@ -248,10 +248,12 @@ def _scheme(step: Json) -> Scheme:
     return step.get("prepend_scheme") or ("always" if spaced else "never")
 
 
+_BETWEEN = 0
+
+
 def _divider(value: Json) -> Json:
-    """A tokenizer that only finds added tokens; all between two of them is one token."""
-    unknown = "\0"
-    model = {"type": "WordLevel", "vocab": {unknown: 0}, "unk_token": unknown}
+    """A tokenizer that only finds added tokens; all between two of them is one other token."""
+    model = {"type": "WordLevel", "vocab": {"\0": _BETWEEN}, "unk_token": "\0"}
     return value | {"model": model, "pre_tokenizer": None}
 
 

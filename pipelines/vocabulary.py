@@ -28,6 +28,9 @@ class Reference(Protocol):
     begins_anywhere: bool
     """Whether the library puts the space of a beginning behind every special token in a text."""
 
+    begins_alike: bool
+    """Whether text that stands inside a document is encoded as text that begins one."""
+
     @property
     def specials(self) -> list[str]:
         """The special tokens, as the vocabulary spells them."""

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
+from dataclasses import replace
 from functools import cache
 from itertools import groupby, pairwise
 from pathlib import Path
 
 import pytest
 from conftest import prose
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Library
+from vocabularies import added, llama_json
 
+from pipelines.bos_eos import Named
+from pipelines.chat_options import Chat
+from pipelines.conversations import Conversation, Turn
 from pipelines.encode import Encoded, encode_documents, has_parts
 from pipelines.mixture import TokenizerSpec
+from pipelines.references import TOKENIZERS
 from pipelines.rendering import BOS, EOS, Rendered, Writer
+from pipelines.templates.chat import chat_renderer
 from pipelines.tokenizer import Tokenizer, load_tokenizer
-from pipelines.tokenizer_file import fetch_tokenizer
+from pipelines.tokenizer_file import TokenizerFile, fetch_tokenizer, reference
 
 SPECIALS = ["<s>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 LOOK_ALIKE = [*SPECIALS, "</s>", "[INST]", "<unk>"]
@@ -276,3 +286,92 @@ def test_documents_do_not_depend_on_what_is_encoded_with_them(
         alone = encode(content, tokenizer)
         assert found
         assert (found.ids.tolist(), found.no_loss) == (alone.ids.tolist(), alone.no_loss)
+
+
+# --- behind control tokens --------------------------------------------------------------------
+
+CONTROLS = ("<s>", "</s>", "<|user|>", "<|eats|>", "<|before|>")
+STRETCH = st.lists(
+    st.sampled_from([*"ab \n\t▁漢", "  ", "\u00a0", "\x1c", "<think>", "the time", " see"]),
+    max_size=5,
+).map("".join)
+
+
+@cache
+def chat_vocabulary(prefix: str) -> Tokenizer:
+    """Control tokens of a chat, of which some take white space along, and <think> for text."""
+    special = [added("<|user|>", special=True), added("<|eats|>", special=True, rstrip=True),
+               added("<|before|>", special=True, lstrip=True)]  # fmt: skip
+    made = llama_json(*special, added("<think>"), prefix=prefix)
+    file = TokenizerFile(made.to_str().encode(), TOKENIZERS, bos=True, eos=True)
+    truth = reference(file)
+    bos, eos = (Named(truth.token_id(text), text, "the test") for text in ("<s>", "</s>"))
+    anywhere = truth.begins_anywhere
+    return load_tokenizer(replace(file, bos_token=bos, eos_token=eos, begins_anywhere=anywhere))
+
+
+@pytest.mark.parametrize("prefix", ["prepend", "always", "first", "never"])
+@quick
+@given(parts=st.lists(st.tuples(STRETCH, st.sampled_from(CONTROLS)), max_size=5), last=STRETCH)
+def test_text_behind_control_tokens_is_encoded_as_the_library_does(
+    prefix: str, parts: list[tuple[str, str]], last: str
+) -> None:
+    """But behind BOS, where text begins whatever the library would do."""
+    tokenizer = chat_vocabulary(prefix)
+    library = Library.from_str(tokenizer.file.content.decode())
+    writer = Writer()
+    for text, control in parts:
+        writer.put(text)
+        writer.control(control)
+    writer.put(last)
+    texts = "".join(text + control for text, control in parts) + last
+    assume(texts)
+    want: list[int] = []
+    bos = tokenizer.bos_id
+    for number, text in enumerate(re.split("<s>", texts) if prefix == "first" else [texts]):
+        want += [bos] * bool(number) + library.encode(text, add_special_tokens=False).ids
+    assert encode(writer.rendered(framed=True), tokenizer).ids.tolist() == want
+
+
+@pytest.mark.parametrize("kind", ["SentencePiece", "prepend", "first"])
+def test_a_jinja_template_of_llama_2_gives_the_ids_of_the_built_in_one(
+    kind: str, tokenizer_model: Path
+) -> None:
+    tokenizer = load(tokenizer_model) if kind == "SentencePiece" else chat_vocabulary(kind)
+    jinja = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content + "
+        "' [/INST]' }}{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}{% endfor %}"
+    )
+    turns = [Turn("user", "the time?"), Turn("assistant", "people see")] * 2
+    made = [
+        chat_renderer(options, special=tokenizer.reference.specials, bos="<s>", eos="</s>")(
+            Conversation(None, tuple(turns))
+        )
+        for options in (Chat(template="llama2"), Chat(jinja=jinja))
+    ]
+    built_in, written = (encode(content, tokenizer) for content in made)
+    assert written.ids.tolist() == built_in.ids.tolist()
+    assert tokenizer.reference.spelling(int(built_in.ids[1])).startswith("▁")
+    assert loss_ids(written) == loss_ids(built_in)
+
+
+@pytest.mark.parametrize("legacy", [True, False, None])
+def test_sentencepiece_begins_behind_every_control_where_the_model_says_legacy(
+    legacy: bool | None, tokenizer_model: Path, tmp_path: Path
+) -> None:
+    """As transformers' tokenizer of such a model does."""
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
+    config = {"bos_token": "<s>", "eos_token": "</s>"} | (
+        {} if legacy is None else {"legacy": legacy}
+    )
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load(tmp_path)
+    writer = Writer()
+    for control, text in ((BOS, "the"), ("</s>", "the"), (EOS, "the"), ("<s>", "the")):
+        writer.control(control)
+        writer.put(text)
+    begun, inside = (tokenizer.reference.encode(["the"], inside=i)[0].tolist() for i in (0, 1))
+    assert begun != inside
+    behind_eos = begun if legacy else inside
+    want = [1, *begun, 2, *behind_eos, 2, *behind_eos, 1, *begun]
+    assert encode(writer.rendered(framed=True), tokenizer).ids.tolist() == want

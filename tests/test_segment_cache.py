@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from pipelines.segment_cache import SegmentCacheEngine
-from pipelines.sentencepiece_model import UnsupportedModel
+from pipelines.sentencepiece_model import NO_DUMMY_PREFIX, UnsupportedModel, longest_match
 
 PROSE = "the of and to in that was his he it with as had for her not on at by which be said"
 WORDS = PROSE.split()
@@ -49,17 +49,31 @@ def _train(**options) -> bytes:
     return model.getvalue()
 
 
+OWN = [
+    "<sep>", "<|im_end|>", "\u2581\u2581", "\u2581" * 3, "\u2581" * 7, "\n\n", "\n" * 3, "\\frac",
+    "\\fra", "ac", "\u2581the", "cab", "<s>", "q", "\u6f22\u5b57",
+]  # fmt: skip
+"""User-defined pieces: runs of spaces and lines, one within the other, and some that overlap."""
+
+MODELS = {
+    "tiny": {},
+    "own": {"user_defined_symbols": OWN, "bos_piece": "<bos>", "vocab_size": 480},
+    "no prefix": {"user_defined_symbols": OWN, "bos_piece": "<bos>", "add_dummy_prefix": False},
+}
+
+
 @cache
 def _model(name: str) -> bytes:
-    if name == "tiny":
-        return _train()
+    if name in MODELS:
+        return _train(**MODELS[name])
     pytest.importorskip("mistral_common")
     return resources.files("mistral_common").joinpath("data/tokenizer.model.v1").read_bytes()
 
 
 @cache
-def _reference(name: str) -> sentencepiece.SentencePieceProcessor:
-    return sentencepiece.SentencePieceProcessor(model_proto=_model(name))
+def _reference(name: str, *, inside: bool = False) -> sentencepiece.SentencePieceProcessor:
+    model = _model(name) + (NO_DUMMY_PREFIX if inside else b"")
+    return sentencepiece.SentencePieceProcessor(model_proto=model)
 
 
 @cache
@@ -67,13 +81,15 @@ def _engine(name: str, slots: int = 1 << 12) -> SegmentCacheEngine:
     return SegmentCacheEngine(_model(name), slots=slots)
 
 
-def _assert_exact(name: str, texts: list[str], slots: int = 1 << 12) -> None:
-    ids, offsets = _engine(name, slots).encode(texts)
+def _assert_exact(
+    name: str, texts: list[str], slots: int = 1 << 12, *, inside: bool = False
+) -> None:
+    ids, offsets = _engine(name, slots).encode(texts, inside=inside)
     assert ids.dtype == np.uint32
     assert len(offsets) == len(texts) + 1
     assert offsets[0] == 0
     assert offsets[-1] == len(ids)
-    for i, expected in enumerate(_reference(name).encode(texts)):
+    for i, expected in enumerate(_reference(name, inside=inside).encode(texts)):
         assert ids[offsets[i] : offsets[i + 1]].tolist() == expected, repr(texts[i][:80])
 
 
@@ -100,7 +116,7 @@ def _torture() -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["tiny", "mistral"])
+@pytest.mark.parametrize("name", [*MODELS, "mistral"])
 def test_hostile_texts_get_the_ids_of_sentencepiece_cold_and_warm(name):
     for _ in range(2):
         _assert_exact(name, _torture())
@@ -120,16 +136,18 @@ def test_segments_that_differ_in_one_byte_are_never_taken_for_each_other():
     _assert_exact("mistral", texts, slots=1)
 
 
-@pytest.mark.parametrize("name", ["tiny", "mistral"])
+@pytest.mark.parametrize("name", [*MODELS, "mistral"])
 @settings(max_examples=80)
 @given(data=st.data())
 def test_random_hostile_texts_get_the_ids_of_sentencepiece(name, data):
     parts = st.sampled_from(
         [*" \n\t\0\u2581<>/\\{}.,'\"-=019aeinstTHE\u00e9\u0301\u4e2d\u0939\U0001f600\U0010ffff",
-         "  ", " the", "ing", "\u2581\u2581", "</s>", "\r\n", "://", "0x", "\u043f\u0440", "a" * 40]
+         "  ", " the", "ing", "\u2581\u2581", "</s>", "\r\n", "://", "0x", "\u043f\u0440", "a" * 40,
+         "\u6f22", "\u5b57", "c", *(own.replace("\u2581", " ") for own in OWN), *OWN]
     )  # fmt: skip
     text = st.one_of(st.lists(parts, max_size=60).map("".join), st.text(max_size=40))
     _assert_exact(name, data.draw(st.lists(text, max_size=4)))
+    _assert_exact(name, data.draw(st.lists(text, max_size=4)), inside=True)
 
 
 def test_texts_are_encoded_independently_of_their_neighbours():
@@ -161,11 +179,24 @@ def test_half_a_surrogate_pair_is_refused_as_it_has_no_utf8():
         ({"byte_fallback": False}, "no byte fallback"),
         ({"normalization_rule_name": "nmt_nfkc"}, "normalizes characters"),
         ({"remove_extra_whitespaces": True}, "removes extra spaces"),
-        ({"add_dummy_prefix": False}, "no dummy prefix"),
         ({"treat_whitespace_as_suffix": True}, "spaces behind words"),
-        ({"user_defined_symbols": ["<sep>"]}, "user-defined"),
     ],
 )
 def test_a_model_that_treats_text_otherwise_is_refused_with_the_reason(options, reason):
     with pytest.raises(UnsupportedModel, match=reason):
         SegmentCacheEngine(_train(**options))
+
+
+@given(
+    texts=st.lists(
+        st.text(st.sampled_from("ab.|"), min_size=1, max_size=5), min_size=1, max_size=9
+    ),
+    text=st.text(st.sampled_from("ab.|c"), max_size=30),
+)
+def test_the_pattern_of_texts_finds_the_longest_at_every_place(texts, text):
+    found, at = [], 0
+    while at < len(text):
+        own = max((t for t in texts if text.startswith(t, at)), key=len, default=None)
+        found += [own] if own else []
+        at += len(own or " ")
+    assert longest_match(texts).findall(text) == found
