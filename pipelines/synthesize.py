@@ -173,7 +173,7 @@ def _transport(args: argparse.Namespace) -> Transport:
     return Transport(**given)
 
 
-def outcome(result: dict[str, object], output: str) -> str:
+def outcome(result: dict[str, Any], output: str) -> str:
     """The account of a synthesis, for people."""
     dropped = result["dropped"]
     rows = sorted(dropped.items()) if isinstance(dropped, dict) else []
@@ -186,6 +186,8 @@ def outcome(result: dict[str, object], output: str) -> str:
         f"{result['requests']:,} requests, {result['tokens_in']:,} tokens in, "
         f"{result['tokens_out']:,} out, cost {result['cost']}: {output}",
     ]
+    if ignored := " and ".join(result["sampling"]["ignored"]):
+        lines.append(f"warning: the server ignores {ignored}; report.json says what was seen")
     if not result["complete"]:
         lines.append("stopped at the budget; the same command goes on, with a budget of its own")
     return "\n".join(lines)

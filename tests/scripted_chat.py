@@ -18,6 +18,7 @@ from conftest import documents, write_jsonl
 from pipelines.progress import Reporter
 from pipelines.synthesis.documents import list_inputs
 from pipelines.synthesis.run import synthesize
+from pipelines.synthesis.sampling import PROMPT
 from pipelines.synthesis.settings import Settings, Transport
 from pipelines.synthesis.stages import read_rows
 
@@ -79,6 +80,15 @@ def good_model(prompt: str, *, tokens: tuple[int, int] = (100, 10)) -> Response:
     return says(reply, tokens=tokens)
 
 
+def obedient(request: dict[str, Any], number: int) -> Response:
+    """What a server that obeys temperature and seed says to the requests that check it."""
+    drawn = f"seed {request['seed']}" if request["temperature"] else "the likeliest"
+    return says(f"nouns, {drawn}", tokens=(0, 0))
+
+
+Sampler = Callable[[dict[str, Any], int], Response]
+"""Body and number of a request that checks the server, from 0 → what is sent."""
+
 Script = Callable[[str, int], Response]
 """Prompt and number of the request, from 0 → what is sent."""
 
@@ -88,7 +98,11 @@ class ChatServer:
     """The server. `script` may be changed at any time."""
 
     script: Script = lambda prompt, number: good_model(prompt)
+    sampler: Sampler = obedient
     requests: list[dict[str, Any]] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    """The requests that check the server; `requests` has the others."""
+
     keys: list[str] = field(default_factory=list)
     most_in_flight: int = 0
 
@@ -100,6 +114,10 @@ class ChatServer:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if body["messages"][0]["content"] == PROMPT:
+                    chat.checks.append(body)
+                    self.answer(chat.sampler(body, len(chat.checks) - 1))
+                    return
                 with lock:
                     number = len(chat.requests)
                     chat.requests.append(body)

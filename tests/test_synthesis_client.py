@@ -16,6 +16,7 @@ from pipelines.errors import UserError
 from pipelines.synthesis.cache import Cache, Reply, parse_line, read_replies, request_key
 from pipelines.synthesis.client import Client, RequestFailedError
 from pipelines.synthesis.limits import LONGEST_PAUSE, Budget, BudgetReachedError, Pace, retry_after
+from pipelines.synthesis.sampling import N_REQUESTS
 from pipelines.synthesis.settings import Transport
 
 
@@ -78,11 +79,11 @@ def test_a_document_without_answers_stops_publication_and_loses_nothing(desk, ch
         desk.run(transport={"retries": 0, "concurrency": 1})
     assert not (desk.folder / "qa" / "qa.jsonl.zst").exists()
     answered = len(list(read_replies(str(desk.folder / "answers"))))
-    assert answered == 6 + 3 * 3
+    assert answered == N_REQUESTS + 6 + 3 * 3
     chat.script = lambda prompt, number: good_model(prompt)
     chat.requests.clear()
     assert desk.run()["kept"] == 6
-    assert len(chat.requests) == 24 - answered
+    assert len(chat.requests) == 24 - (answered - N_REQUESTS)
 
 
 @pytest.mark.parametrize("status", [401, 404])

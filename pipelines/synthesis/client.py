@@ -53,9 +53,24 @@ class Client:
         )
 
     def ask(
-        self, prompt: str, *, model: str, temperature: float, max_tokens: int, seed: int
+        self,
+        prompt: str,
+        *,
+        model: str,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+        apart: str = "",
     ) -> Reply:
         """The model's reply to one message.
+
+        Args:
+            prompt: the message.
+            model: as the server calls it.
+            temperature: of sampling.
+            max_tokens: of the reply.
+            seed: of sampling.
+            apart: keeps the answer apart in the cache from those to equal requests.
 
         Raises:
             UserError: the server will answer no request: wrong key, address or model.
@@ -70,7 +85,7 @@ class Client:
             "max_tokens": max_tokens,
             "seed": seed,
         }
-        key = request_key(request)
+        key = request_key(request | {"apart": apart} if apart else request)
         if (known := self._cache.get(key)) is not None:
             return known
         with self._budget.take(estimated_tokens(prompt), max_tokens) as pay:

@@ -7,6 +7,7 @@ from pipelines.synthesis.limits import BYTES_PER_TOKEN, estimated_tokens
 from pipelines.synthesis.prompts import CLOSED_BOOK, CRITIQUE, NORMAL, ROUND_TRIP
 from pipelines.synthesis.records import SHORT_REPLIES
 from pipelines.synthesis.run import Chosen
+from pipelines.synthesis.sampling import N_REQUESTS
 from pipelines.synthesis.settings import Settings, Transport
 
 _PAIR_TOKENS = 60
@@ -30,7 +31,8 @@ def plan_lines(chosen: Chosen, settings: Settings, transport: Transport) -> Iter
             yield f"  {name.removeprefix('dropped: ')}: {count:,}"
     yield (
         f"at most {requests:,} requests to {settings.model}: about "
-        f"{tokens_in:,} tokens in, at most {tokens_out:,} out"
+        f"{tokens_in:,} tokens in, at most {tokens_out:,} out; {N_REQUESTS} short ones go "
+        "first, to see whether temperature and seed have an effect"
     )
     if transport.price_in or transport.price_out:
         yield f"cost: at most about {transport.cost(tokens_in, tokens_out):.2f}"

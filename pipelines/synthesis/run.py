@@ -13,6 +13,8 @@ from pipelines.job import code_digest
 from pipelines.mixture import digest
 from pipelines.progress import Reporter
 from pipelines.stages import Stage, clear_faults, raise_faults
+from pipelines.synthesis.cache import Cache
+from pipelines.synthesis.client import Client
 from pipelines.synthesis.documents import (
     Candidate,
     Inputs,
@@ -30,6 +32,7 @@ from pipelines.synthesis.finish import (
 )
 from pipelines.synthesis.progress import shown
 from pipelines.synthesis.prompts import prompt_digests
+from pipelines.synthesis.sampling import N_REQUESTS, check_sampling, sampling_lines
 from pipelines.synthesis.settings import Settings, Transport
 from pipelines.synthesis.stages import (
     ChooseDocuments,
@@ -64,7 +67,7 @@ def synthesize(
     run_stage: RunStage,
     report: Reporter,
 ) -> dict[str, Any]:
-    """Choose documents, ask about them, publish; returns the report.
+    """Choose documents, check the server, ask about them, publish; returns the report.
 
     A synthesis that was stopped goes on. One that stopped at its budget publishes what is
     finished, and says in its report how much is not.
@@ -82,11 +85,17 @@ def synthesize(
     transport = replace(transport, run=uuid4().hex)
     save(work, InterviewTasks(inputs, settings, transport, groups, cache))
     n = len(chosen.documents)
-    with shown(report, cache, transport, n_requests=n * (1 + len(settings.judges))):
+    client = Client(transport, Cache(cache))
+    sampling = check_sampling(client, settings, server=transport.base_url)
+    for line in sampling_lines(sampling, settings):
+        report.say(line)
+    n_requests = N_REQUESTS + n * (1 + len(settings.judges))
+    with shown(report, cache, transport, n_requests=n_requests):
         run_stage(Interview, work, 1)
     _refuse(work, len(groups), n)
     sums, reasons = publish(work, output, len(groups), settings)
     result = account(n, chosen.reading, sums, reasons, settings, transport)
+    result["sampling"] = sampling.as_json()
     files.write_json(files.join(output, REPORT), result)
     return result
 
