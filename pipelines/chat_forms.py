@@ -62,18 +62,20 @@ def listed_turns(value: Any, *, roles: Roles) -> list[RawTurn] | None:
     return items
 
 
+def as_turns(value: Any) -> list[RawTurn] | None:
+    """Turns that name their sides, or None where a value is something else."""
+    found = from_json(value)
+    return found if isinstance(found, list) and found and all(map(_is_turn, found)) else None
+
+
 def turns_in(value: Any) -> list[RawTurn] | None:
     """The turns of a field that may hold a text instead; None where it does.
 
     Raises:
         BadRecordError: as `listed_turns`.
     """
-    found = from_json(value)
-    if isinstance(value, str) and not (
-        isinstance(found, list) and found and all(_is_turn(item) for item in found)
-    ):
-        return None
-    return listed_turns(found, roles="named")
+    turns = as_turns(value)
+    return turns if turns or isinstance(value, str) else listed_turns(value, roles="named")
 
 
 def only_one(record: Record, names: Sequence[str], reason: str) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from pipelines.chat_forms import Roles, only_one, turns_in, turns_of, with_chosen
+from pipelines.chat_forms import Roles, as_turns, only_one, turns_in, turns_of, with_chosen
 from pipelines.chat_turns import (
     REASONING_NAMES,
     RawRole,
@@ -15,7 +15,7 @@ from pipelines.chat_turns import (
     tools_of,
     turn_text,
 )
-from pipelines.conversations import Conversation, Record, Turn, conversation, text_of
+from pipelines.conversations import Conversation, Record, Turn, conversation, text_of, texts_in
 from pipelines.learn_marks import MARKS, is_learned, learned_turns
 from pipelines.record_fields import is_empty, refuse_unread, without
 from pipelines.rendering import BadRecordError
@@ -118,10 +118,9 @@ def _refuse_other_question(record: Record, system: str | None, turns: Sequence[T
     """Drop a record whose question is a field beside the turns, and stands in none of them."""
     said = [system or "", *(turn.text for turn in turns)]
     for name in _ASKED:
-        asked = record.get(name)
-        if not isinstance(asked, str) or turns_in(asked):
-            continue
-        if not any(asked.strip() in text for text in said):
+        asked = as_turns(record.get(name))
+        texts = texts_in(record.get(name)) if asked is None else map(turn_text, asked)
+        if not all(any(text.strip() in whole for whole in said) for text in texts):
             raise BadRecordError("unread_field", f"field '{name}' stands in none of the turns")
 
 

@@ -14,7 +14,7 @@ from pipelines.chat_schemas import CHAT_SCHEMAS
 from pipelines.chat_turns import without_nulls
 from pipelines.learn_marks import TEXT_MARKS, refuse_marked
 from pipelines.mixture import Fields, Source
-from pipelines.record_fields import TEXT_MEDIA, refuse_unread
+from pipelines.record_fields import MEDIA, TEXT_MEDIA, refuse_unread
 from pipelines.records import Document, Dropped, RawRecord
 from pipelines.rendering import BadRecordError, Rendered
 from pipelines.templates.few_shot import render_example, render_prompt
@@ -207,6 +207,8 @@ def _example(document: Document, value: Any, schema: Schema) -> Document:
 def plain(value: Any) -> Any:
     """The value with its bytes, at any depth, as text; tables are read as bytes.
 
+    Fields with pictures, sound or films stay as they are: a record that has them is dropped.
+
     Raises:
         BadRecordError: some of it is no UTF-8.
     """
@@ -216,7 +218,7 @@ def plain(value: Any) -> Any:
         except UnicodeDecodeError as error:
             raise BadRecordError("invalid_utf8", str(error)) from None
     if isinstance(value, Mapping):
-        return {plain(k): plain(v) for k, v in value.items()}
+        return {plain(k): v if k in MEDIA else plain(v) for k, v in value.items()}
     return [plain(item) for item in value] if isinstance(value, list) else value
 
 
