@@ -56,6 +56,9 @@ class SourceAudit:
     documents_split_off: int = 0
     """Pieces that documents were cut into, beyond the first piece of each."""
 
+    documents_windowed: int = 0
+    """Windows that documents longer than a sequence were divided into, beyond the first of each."""
+
     definitions: int = 0
     """Documents that are no record's: what tasks ask for."""
 
@@ -118,6 +121,7 @@ def open_account(name: str, mixture: Mixture, corpus: Corpus, plan: SourcePlan) 
         tokens_per_pass=plan.per_pass,
         tokens_shortened=corpus.n_shortened,
         documents_split_off=corpus.n_split_off,
+        documents_windowed=corpus.n_windows,
         definitions=corpus.n_definitions,
         decontam=dict(corpus.decontam),
         near=near,
@@ -194,8 +198,8 @@ def close_accounts(accounts: Iterable[SourceAudit], mixture: Mixture) -> None:
 def _check(a: SourceAudit) -> list[str]:
     n_dropped = sum(a.documents_dropped.values())
     sums = {
-        "documents read + split off + definitions = kept + dropped + not sampled": (
-            a.documents_read + a.documents_split_off + a.definitions,
+        "documents read + split off + windowed + definitions = kept + dropped + not sampled": (
+            a.documents_read + a.documents_split_off + a.documents_windowed + a.definitions,
             a.documents_kept + n_dropped + a.documents_not_sampled,
         ),
         "tokens stored = available + duplicate + near duplicate": (

@@ -38,6 +38,9 @@ class Chat(Frozen):
     roles: Literal["named", "alternate"] = "named"
     """How turns say who speaks: `named` by a field of theirs; `alternate`: turns are plain texts,
     the first is the user's and the second the assistant's, and so on (LIMA, UltraChat)."""
+    too_long: Literal["drop", "windows"] = "drop"
+    """What becomes of a conversation that does not fit into a sequence: it is dropped, or divided
+    between questions into conversations that fit, each with the system prompt."""
 
     filters: ChatFilters = ChatFilters()
     """Conversations to leave out."""

@@ -110,6 +110,9 @@ class Corpus:
     decontam: Mapping[str, int]
     """What decontamination counted, see `decontaminate.count_document`."""
 
+    n_windows: int = 0
+    """Windows that documents longer than a sequence were divided into, beyond the first of each."""
+
     near: NearDuplicates = field(default_factory=NearDuplicates.none)
     again: npt.NDArray[np.bool_] | None = None
     """Which the data set that this one follows has used; None where it follows none."""
@@ -180,7 +183,7 @@ def load_corpus(folder: str, splits: Sequence[Split], finished: dict[str, int]) 
             lines[split.file.name] += counts.n_lines
             totals.update(read=counts.n_read, not_sampled=counts.n_not_sampled)
             totals.update(split_off=counts.n_split_off, definitions=counts.n_definitions)
-            totals.update(shortened=counts.n_shortened)
+            totals.update(shortened=counts.n_shortened, windows=counts.n_windows)
             decontam.update(counts.decontam)
             tables.append(table)
     group, groups = _groups(tables)
@@ -201,6 +204,7 @@ def load_corpus(folder: str, splits: Sequence[Split], finished: dict[str, int]) 
         n_read=totals["read"],
         n_not_sampled=totals["not_sampled"],
         n_split_off=totals["split_off"],
+        n_windows=totals["windows"],
         n_definitions=totals["definitions"],
         n_shortened=totals["shortened"],
         n_text_bytes=int(sum(_int64(table, "n_bytes").sum() for table in tables)),

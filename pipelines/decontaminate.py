@@ -19,6 +19,7 @@ from pipelines.cleaning import Decontam
 from pipelines.errors import UserError
 from pipelines.mixture import Source, digest
 from pipelines.records import Document, Dropped
+from pipelines.rendering import Rendered
 from pipelines.schemas import schema_of
 
 if TYPE_CHECKING:  # numba takes a second to import; builds that compare nothing do without
@@ -78,6 +79,19 @@ class Text(NamedTuple):
     uid: bytes
     piece: str = ""
     """`piece 2 of 3: ` where it was cut out of a longer document; begins the evidence."""
+
+    def window(self, number: int, n: int) -> "Text":
+        """One of the `n` windows that it is divided into, by number from 1, with an id of its own.
+
+        Windows with equal texts stay apart, but those of documents with equal texts are equal.
+        """
+        uid = xxhash.xxh3_128_digest(self.uid + number.to_bytes(8, "little"))
+        return self._replace(uid=uid, piece=f"{self.piece}window {number} of {n}: ")
+
+    def of(self, content: Rendered) -> "Text":
+        """The same with another content, which cannot be divided."""
+        document = self.document._replace(content=content, parts=None)
+        return self._replace(document=document, utf8=content.text.encode())
 
     def dropped(self, reason: str, evidence: str) -> Dropped:
         """The record of its not being kept."""

@@ -12,7 +12,7 @@ from pipelines.filters import drop_reason, in_sample
 from pipelines.mixture import Filters
 from pipelines.prepare_spec import PrepareSpec
 from pipelines.readers import Block
-from pipelines.records import Document, Dropped, InputFile
+from pipelines.records import DEFINITION, Document, Dropped, InputFile
 from pipelines.schemas import FILE, document_parser
 from pipelines.task_files import task_name
 from pipelines.templates.few_shot import render_definition
@@ -107,7 +107,7 @@ class DocumentReader:
 def _definition(example: Document) -> Text:
     """What the task of an example asks for; its id is the task's own, whatever others ask for."""
     content = render_definition(example.definition)
-    document = example._replace(content=content, header=1, definition="")
+    document = example._replace(content=content, header=DEFINITION, definition="")
     utf8 = content.text.encode(errors="replace")
     return Text(document, utf8, xxhash.xxh3_128_digest(example.group.encode() + b"\0" + utf8))
 

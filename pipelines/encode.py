@@ -37,6 +37,12 @@ class Encoded:
     n_shortened: int = 0
     """Tokens that were cut out of it to make it fit."""
 
+    @property
+    def n_learned(self) -> int:
+        """Tokens with loss that a model can predict: all but the first, which nothing precedes."""
+        silent = sum(end - max(start, 1) for start, end in self.no_loss)
+        return len(self.ids) - 1 - silent
+
 
 class _Part(NamedTuple):
     ids: Ids

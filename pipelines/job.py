@@ -185,7 +185,7 @@ def _source_job(
         sketch=_sketch_spec(source),
         few_shot=source.policy == "few_shot",
         hold_out=tuple(source.hold_out),
-        max_tokens=mixture.seq_len if source.must_fit else None,
+        max_tokens=mixture.seq_len if source.never_cut else None,
         template=template_spec(name, mixture, tokenizer, data_root, scratch or store),
     )
     splits = plan_splits(name, source, listing.files)

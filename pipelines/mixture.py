@@ -23,7 +23,7 @@ TEMPLATES = ("chat", "fill_in", "long_qa", "multi_document", "promptsource", "su
 CHATS = ("sharegpt", "messages", "prompt_completion", "openorca", "alpaca", "oasst", "inst_text")
 """Schemas of conversations."""
 
-CANNOT_BE_CUT = "dialogues, questions and contexts cannot be cut"
+CANNOT_BE_CUT = "dialogues, questions, contexts and documents with `loss: answers` cannot be cut"
 
 _NO_LANGUAGE = ("openorca", "alpaca", "inst_text")
 _LISTS = ("sharegpt", "messages")
@@ -171,9 +171,17 @@ class Source(Frozen):
 
     @property
     def must_fit(self) -> bool:
-        """Whether documents are worth nothing without their end, which holds the answer."""
+        """Whether documents are worth nothing in pieces: what asks and what answers go together."""
         asked = [name for name in TEMPLATES if name != "fill_in" and getattr(self, name)]
-        return self.policy == "few_shot" or bool(asked)
+        answers = self.loss == "answers" and not self.fill_in
+        return self.policy == "few_shot" or bool(asked) or answers
+
+    @property
+    def never_cut(self) -> bool:
+        """Whether a document has to fit into a sequence; one that does not is dropped, or divided
+        where its template allows it.
+        """
+        return self.must_fit or self.loss == "answers"
 
     def would_be_cut(self, general: Decontam | None) -> bool:
         """Whether `excise` is asked for documents that are worth nothing in pieces."""
@@ -183,7 +191,7 @@ class Source(Frozen):
     @property
     def is_whole(self) -> bool:
         """Whether a pass uses all of a document or nothing of it, as far as that can be."""
-        return self.must_fit and self.policy != "stream"
+        return self.never_cut and (self.policy != "stream" or self.loss == "answers")
 
     def _check_template(self, template: str | None) -> None:
         """What a template needs, and what needs a template."""

@@ -1,8 +1,8 @@
 """Document lengths -> where each piece of each document goes in rows of `seq_len` tokens.
 
-Three policies, pure functions of the lengths, so a plan needs no tokens: `pack_documents` fills
-rows with many documents, `pad_documents` gives each document a row, `stream_documents` cuts one
-long stream. They share their arguments and errors.
+Policies are pure functions of the lengths, so a plan needs no tokens: `pack_documents` fills rows
+with many documents, `pad_documents` gives each document a row, `stream_documents` cuts one long
+stream, and `queue_documents` keeps its order but cuts none. They share their arguments and errors.
 
 Sets of lengths are Python integers used as bitsets (bit l stands for length l). Searching all
 lengths at once is then a shift and a mask over seq_len / 8 bytes: about a microsecond at
@@ -136,6 +136,32 @@ def stream_documents(lengths: npt.ArrayLike, *, seq_len: int) -> Packing:
         document=document,
         offset=begin - first_token[document],
         length=np.diff(begin, append=total),
+    )
+
+
+def queue_documents(lengths: npt.ArrayLike, *, seq_len: int) -> Packing:
+    """Put the documents into rows in input order; what does not fit any more begins the next row.
+
+    Raises:
+        ValueError: a document is longer than a row, or see `pack_documents`.
+    """
+    tokens = _checked(lengths, seq_len)
+    if tokens.size and int(tokens.max()) > seq_len:
+        raise ValueError(f"a document of {int(tokens.max()):,} tokens in rows of {seq_len:,}")
+    row, filled, rows = 0, 0, list[int]()
+    for length in tokens.tolist():
+        if filled + length > seq_len:
+            row, filled = row + 1, 0
+        rows.append(row)
+        filled += length
+    rows_array = np.array(rows, np.int64)
+    return Packing(
+        n_rows=_count_rows(rows_array),
+        row=rows_array,
+        start=_starts(rows_array, tokens),
+        document=np.arange(tokens.size),
+        offset=np.zeros_like(tokens),
+        length=tokens,
     )
 
 

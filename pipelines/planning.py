@@ -12,12 +12,10 @@ from pipelines.mixing import (
     Int64,
     Passes,
     apportion,
-    keyed_hash,
     plan_passes,
-    random_order,
 )
 from pipelines.mixture import Mixture
-from pipelines.quota import fill_quota
+from pipelines.quota import used_before, used_units
 from pipelines.shards import SPAN
 from pipelines.units import Units, units_of, usable_documents
 
@@ -113,25 +111,17 @@ def form_groups(
 
     `first_batch` is the number of this source's first batch among the batches of all sources.
 
-    Each pass has an order of its own, by a hash of (seed, source, pass, document id); what was
-    used before comes last. Groups are runs of that order, so they do not depend on how the
-    input is cut into files.
+    Groups are runs of the order of a pass, so they do not depend on how the input is cut into
+    files.
+
+    Raises:
+        UserError: see `quota.used_units`.
     """
-    for number in range(plan.passes.whole + bool(plan.passes.partial)):
-        units = units_of(name, mixture, corpus, pass_=number)
-        keys = keyed_hash(units.key, seed=mixture.seed, source=name, purpose=f"pass {number}")
-        used = corpus.used_before[units.document] & (corpus.header[units.document] == 0)
-        again = units.sum(used.astype(np.int64)) > 0
-        chosen = random_order(keys, again)
-        last: Units | None = None
-        if number >= plan.passes.whole:
-            quota = plan.passes.partial
-            chosen, last = fill_quota(name, units, chosen, quota, corpus, mixture)
+    for number, (units, chosen) in enumerate(used_units(name, mixture, corpus, plan.passes)):
+        again = used_before(units, corpus)
         least = _least_groups(name, mixture, number, int(units.sum(units.take)[chosen].sum()))
         for part in _parts(chosen, again, units, least):
-            ends = last is not None and part[-1] == chosen[-1]
-            whole = units.take_units(part[:-1] if ends else part)
-            taken = whole.followed_by(last) if last and ends else whole
+            taken = units.take_units(part)
             place = taken.document[corpus.used_before[taken.document]]
             yield Group(
                 source=name,

@@ -16,11 +16,12 @@ from pipelines.documents import DocumentReader, long_enough
 from pipelines.encode import Encoded, encode_documents, has_parts
 from pipelines.prepare_spec import PrepareSpec
 from pipelines.readers import Block
-from pipelines.records import Document, Dropped, InputFile
+from pipelines.records import DEFINITION, Document, Dropped, InputFile
 from pipelines.rendering import BadRecordError, Rendered
 from pipelines.sketch import Sketcher
 from pipelines.tokenizer import Tokenizer
 from pipelines.vocabulary import Offsets, join
+from pipelines.windows import longest_runs, parts_of_text
 
 if TYPE_CHECKING:
     from decontam.sketches import Sketches
@@ -49,6 +50,9 @@ class Prepared:
     n_not_sampled: int
     n_split_off: int
     """Pieces of documents beyond the first piece of each."""
+
+    n_windows: int
+    """Windows that documents longer than a sequence were divided into, beyond the first of each."""
 
     n_definitions: int
     """Documents that are no record's: definitions of tasks."""
@@ -124,13 +128,17 @@ class Preparer:
         rendered = [self._render(text) for text in texts]
         dropped += [content for content in rendered if isinstance(content, Dropped)]
         texts = [t for t, c in zip(texts, rendered, strict=True) if not isinstance(c, Dropped)]
-        encoded = self._encode([c for c in rendered if not isinstance(c, Dropped)])
+        contents = [c for c in rendered if not isinstance(c, Dropped)]
         kept: list[tuple[Text, Encoded]] = []
-        for text, document in zip(texts, encoded, strict=True):
-            if reason := self._wrong_length(document):
-                dropped.append(text.dropped(*reason))
-            elif document:
-                kept.append((text, document))
+        n_windows = 0
+        for text, content, encoded in zip(texts, contents, self._encode(contents), strict=True):
+            pieces = [(text, encoded)] if encoded else self._divide(text, content)
+            n_windows += len(pieces) - 1
+            for piece, found in pieces:
+                if isinstance(checked := self._check(piece, found), Encoded):
+                    kept.append((piece, checked))
+                else:
+                    dropped.append(piece.dropped(checked.reason, checked.evidence))
         texts = [text for text, _ in kept]
         ids = [document.ids for _, document in kept]
         tokens, offsets = join(ids)
@@ -141,6 +149,7 @@ class Preparer:
             tokens=tokens.astype(self._tokenizer.token_type, copy=False),
             offsets=offsets,
             no_loss=[d.no_loss if self._spec.answers_only else () for _, d in kept],
+            n_windows=n_windows,
             n_shortened=sum(document.n_shortened for _, document in kept),
             dropped=sorted(dropped, key=lambda d: (d.file, d.line, d.offset)),
             sketches=self._sketcher.sketch([t.utf8 for t in texts]) if self._sketcher else None,
@@ -149,12 +158,48 @@ class Preparer:
 
     def _render(self, text: Text) -> Rendered | Dropped:
         """What the model sees of a document; some templates change texts, see `TemplateSpec`."""
-        if self._rewrite is None:
-            return text.document.content
+        content = text.document.content
         try:
-            return self._rewrite(text.document.text, text.uid)
+            if self._rewrite is not None:
+                content = self._rewrite(text.document.text, text.uid)
+            self._check_answer(text, content)
         except BadRecordError as bad:
             return text.dropped(bad.reason, bad.evidence)
+        return content
+
+    def _check_answer(self, text: Text, content: Rendered) -> None:
+        """With loss on answers alone, a document without one would teach nothing, or to stop.
+
+        Raises:
+            BadRecordError: no_answer. What tasks ask for has no answer, and is no record either.
+        """
+        if self._spec.answers_only and text.document.header != DEFINITION:
+            content.check_answer()
+
+    def _divide(self, text: Text, content: Rendered) -> list[tuple[Text, Encoded | BadRecordError]]:
+        """The windows of a document that does not fit; one that has none stays what it is."""
+        parts = text.document.parts or parts_of_text(content)
+        too_long = BadRecordError("too_many_tokens", f"more than {self._spec.max_tokens}")
+
+        def fit(start: int, end: int) -> tuple[Rendered, Encoded] | BadRecordError | None:
+            try:
+                window = parts.render(start, end)
+                self._check_answer(text, window)
+            except BadRecordError as bad:
+                # Parts without an answer go together with those behind them, which may have one.
+                return bad if bad.reason == "no_answer" or end - start == 1 else None
+            (encoded,) = self._encode([window])
+            return (window, encoded) if encoded else None
+
+        runs = list(longest_runs(parts.n, fit)) if parts.n > 1 else []
+        windows: list[tuple[Text, Encoded | BadRecordError]] = []
+        for number, (_, _, found) in enumerate(runs, 1):
+            window = text.window(number, len(runs))
+            if isinstance(found, tuple):
+                windows.append((window.of(found[0]), found[1]))
+            else:
+                windows.append((window, found or too_long))
+        return windows or [(text, too_long)]
 
     def _encode(self, contents: Sequence[Rendered]) -> Sequence[Encoded | None]:
         most = self._spec.max_tokens
@@ -165,10 +210,13 @@ class Preparer:
         bounds = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
         return [Encoded(tokens[start:end], (), frame) for start, end in bounds]
 
-    def _wrong_length(self, document: Encoded | None) -> tuple[str, str] | None:
-        if document is None:
-            return "too_many_tokens", f"more than {self._spec.max_tokens}"
-        n = len(document.ids) - document.n_frame
+    def _check(self, text: Text, found: Encoded | BadRecordError) -> Encoded | BadRecordError:
+        """The document, or why it is not kept."""
+        if isinstance(found, BadRecordError):
+            return found
+        n = len(found.ids) - found.n_frame
         if n < max(self._spec.filters.min_tokens, 1):
-            return "too_few_tokens", f"{n} tokens"
-        return None
+            return BadRecordError("too_few_tokens", f"{n} tokens")
+        if self._spec.answers_only and text.document.header != DEFINITION and not found.n_learned:
+            return BadRecordError("no_answer", "no token of an answer with a token before it")
+        return found

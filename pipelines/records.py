@@ -1,11 +1,14 @@
 """The nouns of the build: raw records, documents, and documents that were dropped."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
 from pipelines.rendering import Rendered
+
+if TYPE_CHECKING:
+    from pipelines.windows import Parts
 
 
 class RawRecord(NamedTuple):
@@ -24,6 +27,23 @@ class RawRecord(NamedTuple):
     """Index into the files of the split."""
 
 
+class Made(NamedTuple):
+    """What a template makes of a record."""
+
+    content: Rendered
+    """What the model sees."""
+
+    task: str = ""
+    """What the record belongs to; empty where it has no task."""
+
+    parts: "Parts | None" = None
+    """What the document may be divided into where it is longer than a sequence."""
+
+
+DEFINITION = 1
+"""`Document.header` of what a task asks for, which is no record's."""
+
+
 class Document(NamedTuple):
     """One text with what is needed to find it again."""
 
@@ -38,11 +58,14 @@ class Document(NamedTuple):
     """Name of the task it belongs to; empty where its source has none."""
 
     header: int = 0
-    """What stands before the examples of its task: 1 for the definition, 2 for an example that
+    """What stands before the examples of its task: `DEFINITION`, 2 for an example that
     shows how it is done; 0 for all else."""
 
     definition: str = ""
     """What the task asks for; known of examples only."""
+
+    parts: "Parts | None" = None
+    """What it may be divided into where it is longer than a sequence."""
 
     @property
     def text(self) -> str:
@@ -106,9 +129,7 @@ BAD_REASONS = frozenset(
         "broken_inst_tags",
         "missing_document",
         "missing_question",
-        "missing_answer",
         "missing_gold",
-        "missing_summary",
         "unknown_kind",
         "bad_chunk",
         "template_failed",

@@ -1,6 +1,7 @@
 """What a template makes of a record: text, the answers in it, control tokens in between."""
 
 import random
+import unicodedata
 from typing import NamedTuple
 
 import xxhash
@@ -53,6 +54,22 @@ class Rendered(NamedTuple):
     inside: bool = False
     """It stands behind other text, so no space is put in front of it."""
 
+    divisions: tuple[Span, ...] = ()
+    """What it consists of, where each of these makes sense alone: ascending, white space between
+    them at most. Empty where it is worth something as a whole only."""
+
+    def check_answer(self) -> None:
+        """See that the model has to produce something that can be seen.
+
+        An end-of-sequence token alone is no answer: it would teach to stop at once.
+
+        Raises:
+            BadRecordError: no_answer.
+        """
+        answers = [self.text[start:end] for start, end in self.answers]
+        if all(map(is_blank, answers)):
+            raise BadRecordError("no_answer", repr(answers[0]) if answers else "nothing to produce")
+
     def cut(self, start: int, end: int) -> "Rendered":
         """The characters [start, end) with what lies in them."""
         spans = [_clip(span, start, end) for span in self.answers]
@@ -68,6 +85,13 @@ class Rendered(NamedTuple):
         )
 
 
+def is_blank(text: str) -> bool:
+    """Whether a text has nothing that can be seen: white space, and invisible characters such as a
+    byte order mark or a zero-width space.
+    """
+    return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text)
+
+
 def _clip(span: Span, start: int, end: int) -> Span:
     return max(span[0], start) - start, min(span[1], end) - start
 
@@ -81,6 +105,12 @@ class Writer:
         self._answers: list[Span] = []
         self._controls: list[Control] = []
         self._shrink: Span | None = None
+        self._divisions: list[Span] = []
+
+    @property
+    def length(self) -> int:
+        """Characters so far."""
+        return self._length
 
     def put(self, text: str) -> Span:
         """Add text that is given to the model; returns where it stands."""
@@ -103,11 +133,17 @@ class Writer:
         """Add a control token."""
         self._controls.append(Control(self._length, token, loss))
 
+    def division(self, start: int) -> None:
+        """What was added from the character `start` on makes sense alone."""
+        self._divisions.append((start, self._length))
+
     def rendered(self, *, framed: bool = False) -> Rendered:
         """All of it."""
         text = "".join(self._parts)
-        controls = tuple(self._controls)
-        return Rendered(text, tuple(self._answers), controls, framed, self._shrink)
+        return Rendered(
+            text, tuple(self._answers), tuple(self._controls), framed, self._shrink,
+            divisions=tuple(self._divisions),
+        )  # fmt: skip
 
 
 def keyed_random(seed: int, purpose: str, key: str | bytes) -> random.Random:

@@ -7,7 +7,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.mixture import Source
-from pipelines.packing import Packing, pack_documents, pad_documents, stream_documents
+from pipelines.packing import (
+    Packing,
+    pack_documents,
+    pad_documents,
+    queue_documents,
+    stream_documents,
+)
 from pipelines.shards import SPAN
 from pipelines.spans import Spans
 
@@ -42,7 +48,8 @@ def lay_out(documents: pa.Table, source: Source, *, seq_len: int, eos: int) -> p
     take = _column(documents, "take")
     unit = _column(documents, "unit")
     lengths = np.bincount(unit, weights=take).astype(np.int64)
-    pack = {"pack": pack_documents, "pad": pad_documents, "stream": stream_documents,
+    stream = queue_documents if source.is_whole else stream_documents
+    pack = {"pack": pack_documents, "pad": pad_documents, "stream": stream,
             "few_shot": pack_documents}  # fmt: skip
     packing = _expand(pack[source.policy](lengths, seq_len=seq_len), unit, take)
     document = packing.document

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
+from typing import Any
 
 from pipelines import files
 from pipelines.after import mark_used
@@ -37,7 +38,7 @@ from pipelines.ordering import TrainingOrder
 from pipelines.planning import SourcePlan, form_groups, plan_sources
 from pipelines.progress import Done, Reporter, Total
 from pipelines.records import BAD_REASONS, Split
-from pipelines.rows import row_figures
+from pipelines.rows import RowFigures, row_figures
 from pipelines.sources import BLOCK_BYTES, spread
 from pipelines.stages import (
     Pack,
@@ -95,7 +96,7 @@ def build(
         )  # fmt: skip
         names = list(job.mixture.sources)
         accounts = [open_account(n, job.mixture, corpora[n], plans[n]) for n in names]
-        order = pack(job, corpora, plans, accounts, run_stage=run_stage, workers=workers)
+        order = _pack(job, corpora, plans, accounts, run_stage=run_stage, workers=workers)
         n_shards = write(
             job, corpora, token_type=tokenizer.token_type, run_stage=run_stage, report=report,
             workers=workers,
@@ -137,6 +138,15 @@ def _prepare_and_plan(
         corpora = deduplicate(job, corpora, run_stage=run_stage, report=report, workers=workers)
         corpora = mark_used(corpora, job.mixture.after)
         return corpora, plan_sources(job.mixture, corpora)
+    except UserError:
+        _release_output(job)
+        raise
+
+
+def _pack(job: Job, *known: Any, run_stage: RunStage, workers: int) -> TrainingOrder:
+    """What is written where; the output is let go where nothing can be."""
+    try:
+        return pack(job, *known, run_stage=run_stage, workers=workers)
     except UserError:
         _release_output(job)
         raise
@@ -288,10 +298,19 @@ def pack(
     of_source: dict[str, list[GroupRows]] = {account.name: [] for account in accounts}
     for number, name in enumerate(group_sources):
         figures = row_figures(files.read_table(layout_path(job.work, number)))
+        _check_loss(name, figures)
         of_source[name].append(GroupRows(number, *group_passes[number], figures))
     table, order = arrange(job.mixture, list(of_source.values()))
     files.write_table(order_path(job.work), table)
     return order
+
+
+def _check_loss(name: str, figures: RowFigures) -> None:
+    """Nothing can be learned from a sequence whose tokens all carry no loss."""
+    if n := int(((figures.n_real > 0) & (figures.n_loss == 0)).sum()):
+        raise UserError(
+            f"sources.{name}: {n:,} sequences would have no token with loss (please report this)"
+        )
 
 
 def write(

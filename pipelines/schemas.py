@@ -15,12 +15,12 @@ from pipelines.chat_turns import without_nulls
 from pipelines.learn_marks import TEXT_MARKS, refuse_marked
 from pipelines.mixture import Fields, Source
 from pipelines.record_fields import MEDIA, TEXT_MEDIA, refuse_unread
-from pipelines.records import Document, Dropped, RawRecord
+from pipelines.records import Document, Dropped, Made, RawRecord
 from pipelines.rendering import BadRecordError, Rendered
 from pipelines.templates.few_shot import render_example, render_prompt
 
 if TYPE_CHECKING:
-    from pipelines.templates.choice import Made, Renderer
+    from pipelines.templates.choice import Renderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ def document_parser(
     never = frozenset(guarded)
     groups = tuple(path for path in schema.group if path != FILE)
 
-    def render(value: Any) -> "Made":
+    def render(value: Any) -> Made:
         if renderer and renderer.is_chat:
             return renderer.render(value)
         if not never.isdisjoint(value):
@@ -168,14 +168,17 @@ def document_parser(
             raise BadRecordError("label_is_false", f"{schema.right}: false")
         if renderer:
             return renderer.render(value)
-        texts, group = _texts(value, schema), _first_name(value, groups)
+        return Made(from_fields(value), _first_name(value, groups))
+
+    def from_fields(value: Any) -> Rendered:
+        texts = _texts(value, schema, answered=answers_only or few_shot)
         if few_shot:
-            return render_example(texts, schema.labels), group
+            return render_example(texts, schema.labels)
         if answers_only and schema.prompt is None and len(texts) > 1:
-            return render_prompt(texts), group
+            return render_prompt(texts)
         text = "\n".join(texts)
         prompt = _prompt(value, text, schema) if answers_only else len(text)
-        return Rendered(text, ((prompt, len(text)),) if prompt < len(text) else ()), group
+        return Rendered(text, ((prompt, len(text)),) if prompt < len(text) else ())
 
     def parse(record: RawRecord) -> Document | Dropped:
         try:
@@ -183,8 +186,9 @@ def document_parser(
             if renderer and value is record.value:
                 value = plain(value)
                 value = without_nulls(value) if renderer.is_chat else value
-            content, group = render(value)
-            document = Document(content, _first_name(value, schema.origin), *record[1:], group)
+            content, group, parts = render(value)
+            origin = _first_name(value, schema.origin)
+            document = Document(content, origin, *record[1:], group, parts=parts)
             return _example(document, value, schema) if few_shot else document
         except BadRecordError as bad:
             return Dropped(bad.reason, bad.evidence, *record[1:])
@@ -305,24 +309,32 @@ def _mapping_in(text: str | bytes) -> Any:
             return None
 
 
-def _texts(value: Any, schema: Schema) -> list[str]:
-    """The texts that make up the document, by the first layout that the record has."""
+def _texts(value: Any, schema: Schema, *, answered: bool) -> list[str]:
+    """The texts that make up the document, by the first layout that the record has.
+
+    `answered` says whether the last of several is an answer, without which the rest is no use.
+    """
     layouts = schema.text_fields
     paths = next((x for x in layouts if _at(value, x[0]) is not None), layouts[-1])
-    return [_text(value, path, of_list=len(paths) > 1) for path in paths]
+    several = len(paths) > 1
+    missing = ["missing_text"] * len(paths)
+    if several and answered:
+        missing[-1] = "no_answer"
+    found = zip(paths, missing, strict=True)
+    return [_text(value, path, of_list=several, missing=reason) for path, reason in found]
 
 
-def _text(value: Any, path: str, *, of_list: bool) -> str:
+def _text(value: Any, path: str, *, of_list: bool, missing: str) -> str:
     text = _at(value, path)
-    if of_list and isinstance(text, list) and text:
-        text = text[0]
+    if of_list and isinstance(text, list):
+        text = text[0] if text else None
     if isinstance(text, bytes):
         try:
             return text.decode()
         except UnicodeDecodeError as error:
             raise BadRecordError("invalid_utf8", str(error)) from None
     if text is None:
-        raise BadRecordError("missing_text", f"no field '{path}'")
+        raise BadRecordError(missing, f"no text in field '{path}'")
     if not isinstance(text, str):
         raise BadRecordError("text_not_a_string", type(text).__name__)
     return text

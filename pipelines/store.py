@@ -59,6 +59,9 @@ class BatchCounts:
     n_split_off: int
     """Pieces of documents beyond the first piece of each."""
 
+    n_windows: int
+    """Windows that documents longer than a sequence were divided into, beyond the first of each."""
+
     n_definitions: int
     """Documents that are no record's: definitions of tasks."""
 
@@ -105,6 +108,7 @@ def write_batch(path: str, prepared: Prepared, block: Block) -> None:
         n_bytes=block.n_bytes,
         token_type=str(prepared.tokens.dtype),
         n_split_off=prepared.n_split_off,
+        n_windows=prepared.n_windows,
         n_definitions=prepared.n_definitions,
         n_shortened=prepared.n_shortened,
         decontam=prepared.decontam,

@@ -143,5 +143,5 @@ def contexts(sequence: Any) -> list[list[Record]]:
 
 def per_pass(builder: Builder, source: Record, **values: Any) -> int:
     """Tokens of one pass over a source."""
-    built = builder.build({"a": source}, output="size", tokens=1, **values)
+    built = builder.build({"a": source}, output="size", tokens=100, **values)
     return built.accounts[0].tokens_per_pass

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pipelines import build as build_command
 from pipelines import show
 from pipelines.benchmark_index import load_index
-from pipelines.decontaminate import BlockDecontaminator, DecontamSpec, Text
+from pipelines.decontaminate import BlockDecontaminator, DecontamSpec, Text, cut
 from pipelines.errors import FaultsError
 from pipelines.job import assemble
 from pipelines.mixture_file import load_mixture
@@ -203,21 +203,28 @@ def prepare(worker: Preparer, *records: dict[str, Any]) -> Prepared:
     return worker.prepare(Block(0, len(raw), 1, raw, []), INPUTS)
 
 
-def test_a_piece_keeps_what_the_prompt_still_covers_of_it(builder, index):
-    head, middle, tail = f"Ünï {words(0, 20)}", words(20, 40), words(40, 60)
-    text = f"{head} {QUESTION} {middle} {SECOND} {tail}"
-    worker = preparer(
-        builder, index, fields={"text": "text", "prompt": "prompt"}, loss="answers",
-        decontam={"margin_words": 0},
-    )  # fmt: skip
-    for end in (0, 5, len(head) + 20, text.index("w25x"), text.index("w50x"), len(text)):
-        pieces = prepare(worker, {"text": text, "prompt": text[:end]}).documents
-        assert len(pieces) == 3
-        at = 0
+def test_a_record_with_loss_on_its_answer_is_dropped_and_not_cut(builder, index):
+    text = f"{words(0, 20)} {QUESTION} {words(20, 40)}"
+    fields = {"text": "text", "prompt": "prompt"}
+    learned = preparer(builder, index, fields=fields, loss="answers")
+    for end in (5, len(text) - 9):
+        prepared = prepare(learned, {"text": text, "prompt": text[:end]})
+        assert [d.reason for d in prepared.dropped] == ["contaminated"]
+        assert prepared.documents == []
+
+
+def test_a_piece_keeps_the_answers_that_lie_in_it():
+    text = f"Ünï {words(0, 60)}"
+    utf8 = text.encode()
+    for end in (0, 5, 40, 100, len(text)):
+        content = Rendered(text, ((end, len(text)),) if end < len(text) else ())
+        whole = Text(Document(content, "", 0, 0, 0), utf8, b"u" * 16)
+        pieces = cut(whole, [(0, 60), (90, len(utf8))])
+        assert [p.document.text for p in pieces] == [utf8[:60].decode(), utf8[90:].decode()]
         for piece in pieces:
-            at = text.index(piece.text, at)
-            prompt, n = min(max(end - at, 0), len(piece.text)), len(piece.text)
-            assert piece.content.answers == (((prompt, n),) if prompt < n else ())
+            n = len(piece.document.text)
+            prompt = min(max(end - text.index(piece.document.text), 0), n)
+            assert piece.document.content.answers == (((prompt, n),) if prompt < n else ())
 
 
 def test_a_piece_without_a_word_is_dropped_and_counted(builder, index):

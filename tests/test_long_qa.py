@@ -105,10 +105,10 @@ def test_other_records_are_read_by_the_names_of_their_fields(
         ({"document": [1, None]}, "missing_document"),
         ({"question": ""}, "missing_question"),
         ({"question": {"other": "Q"}}, "missing_question"),
-        ({"answer": "\n"}, "missing_answer"),
-        ({"answer": []}, "missing_answer"),
-        ({"answer": [[], {"text": []}]}, "missing_answer"),
-        ({"answer": 1804}, "missing_answer"),
+        ({"answer": "\n"}, "no_answer"),
+        ({"answer": []}, "no_answer"),
+        ({"answer": [[], {"text": []}]}, "no_answer"),
+        ({"answer": 1804}, "no_answer"),
         ({"kind": "long"}, "unknown_kind"),
         ({"kind": None}, "unknown_kind"),
         ({"kind": ["short"]}, "unknown_kind"),
@@ -239,8 +239,8 @@ def test_consumers_of_the_published_summaries_read_ours():
 def test_bad_summaries_are_dropped_with_the_reason():
     for record, reason in (
         ({"summary_text": "s"}, "missing_document"),
-        ({"chapter": "c", "summary_text": None}, "missing_summary"),
-        ({"chapter": "c", "summary_text": ["", {}]}, "missing_summary"),
+        ({"chapter": "c", "summary_text": None}, "no_answer"),
+        ({"chapter": "c", "summary_text": ["", {}]}, "no_answer"),
     ):
         with pytest.raises(BadRecordError) as error:
             summary.render(record, options=Summary())

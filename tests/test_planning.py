@@ -363,16 +363,18 @@ def test_padding_gives_each_document_a_sequence_and_accounts_for_what_is_cut(bui
     assert account.padding == len(records) * T - fitting
 
 
-def test_a_prompt_longer_than_a_padded_sequence_leaves_no_loss(builder):
+@pytest.mark.parametrize("policy", ["pack", "pad", "stream"])
+def test_a_prompt_longer_than_a_sequence_is_dropped_with_its_answer(builder, policy):
     long = [
         {"text": r["text"] + " end", "prompt": r["text"]} for r in texts(11, low=300, high=300)[:6]
     ]
+    write(builder, q=[*long, *completions(1, 10)])
+    asked = source("q", schema="long_data", loss="answers", policy=policy)
+    (account,) = builder.build({"q": asked}, tokens=T).accounts
+    assert account.documents_dropped["too_many_tokens"] >= len(long)
     write(builder, q=long)
-    built = builder.build(
-        {"q": source("q", schema="long_data", loss="answers", policy="pad")}, tokens=6 * T
-    )
-    assert [a.tokens_loss for a in built.accounts] == [0]
-    assert all(s.no_loss == list(range(T)) for s in segments_of(built))
+    with pytest.raises(FaultsError, match="none of 6 records is left: 6 too_many_tokens"):
+        builder.build({"q": asked}, output="none", tokens=T)
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -609,8 +611,9 @@ def test_the_account_closes_and_agrees_with_the_files(builder, oracle):
     assert reasons["duplicate"] == sum(len(r["text"].split()) >= 8 for r in a[:3])
     assert {"invalid_json", "invalid_utf8", "missing_text", "text_not_a_string", "not_an_object",
             "lone_surrogate"} <= reasons.keys()  # fmt: skip
+    longer = sum(tokens[oracle.uid(r).hex()] > T for r in [*b, *b[:2]])
     assert manifest["sources"][1]["documents_dropped"] == {
-        "duplicate": 2, "prompt_not_a_prefix": 1
+        "prompt_not_a_prefix": 1, "too_many_tokens": longer
     }  # fmt: skip
 
 

@@ -108,8 +108,8 @@ def test_records_that_a_template_cannot_take_are_refused_with_a_reason():
     assert reason("{{text.x.y}} ||| a", text={}) == "template_failed"
     assert reason("a ||| b ||| c") == "template_failed", "two separators"
     assert reason("a ||| b", answer_choices=[]) == "template_failed"
-    assert reason("{% if label %}a ||| b{% endif %}", label=0) == "no_target"
-    assert reason("a ||| {{text}}", text=" \n") == "no_target"
+    assert reason("{% if label %}a ||| b{% endif %}", label=0) == "no_answer"
+    assert reason("a ||| {{text}}", text=" \n") == "no_answer"
     assert reason("{{text}} ||| a", text="") == "empty_input"
     assert reason("{{text.__class__.__mro__}} ||| a", text="") == "template_failed", "sandboxed"
 
@@ -159,7 +159,7 @@ def test_one_template_is_drawn_and_those_without_an_example_are_passed_over():
     templates = load_templates(file_of(*entries), "f")
     drawn = [apply_one(templates, {}, keyed_random(7, "p", str(i))).input for i in range(400)]
     assert all(70 < drawn.count(name) < 130 for name in "0123")
-    with pytest.raises(BadRecordError, match="no_target"):
+    with pytest.raises(BadRecordError, match="no_answer"):
         apply_one(templates[-1:], {}, random.Random())
     failing = load_templates(file_of(entry("a", "a ||| b"), entry("b", "{{gone}} ||| b")), "f")
     with pytest.raises(BadRecordError, match="template_failed"):  # a fault is not passed over
@@ -301,7 +301,7 @@ def test_p3_s_own_rows_come_out_byte_for_byte(shared_data):
                 try:
                     made.append(apply(one, record, keyed_random(1, "promptsource", one.task))[:2])
                 except BadRecordError as bad:  # mrpc: paraphrases of sentences that are none
-                    assert bad.reason == "no_target"
+                    assert bad.reason == "no_answer"
             if one.task in rows:
                 assert made == rows[one.task], one.task
                 compared += len(made)

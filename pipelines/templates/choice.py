@@ -15,6 +15,7 @@ from pipelines.chat_schemas import CHAT_SCHEMAS, conversation_reader, language_o
 from pipelines.conversations import texts_in, turn_texts
 from pipelines.mixture import TEMPLATES, Source, digest
 from pipelines.options import Frozen
+from pipelines.records import Made
 from pipelines.rendering import BadRecordError, Rendered, keyed_random
 from pipelines.retrieval import PassageIndex
 from pipelines.templates import long_qa, multi_document, summary
@@ -27,11 +28,9 @@ from pipelines.templates.multi_document import MultiDocument
 from pipelines.templates.promptsource import Promptsource, apply_one, prompt_templates
 from pipelines.templates.summary import Summary
 from pipelines.tokenizer import Tokenizer
+from pipelines.windows import parts_of_conversation
 
 Record = Mapping[str, Any]
-Made = tuple[Rendered, str]
-"""What the model sees of a record, and the task it belongs to, empty where it has none."""
-
 Rewriter = Callable[[str, bytes], Rendered]
 """Text and id of a document → what the model sees of it. Raises `BadRecordError`."""
 
@@ -129,10 +128,10 @@ class TemplateSpec:
                 render = partial(long_qa.render, options=options, max_characters=most)
                 names = (options.document, options.question, options.answer, options.kind,
                          options.chunk)  # fmt: skip
-                return Renderer(_top(names), lambda record: (render(record), ""))
+                return Renderer(_top(names), lambda record: Made(render(record)))
             case Summary() as options:
                 names = (options.text, options.summary)
-                return Renderer(_top(names), lambda r: (summary.render(r, options=options), ""))
+                return Renderer(_top(names), lambda r: Made(summary.render(r, options=options)))
             case _:
                 raise ValueError(f"{self.name} makes no documents of records")
 
@@ -147,7 +146,10 @@ class TemplateSpec:
             language = language_of(record, self.schema)
             if reason := chat_drop_reason(found, language, options.filters):
                 raise BadRecordError(*reason)
-            return render(found), ""
+            windows = options.too_long == "windows"
+            return Made(
+                render(found), parts=parts_of_conversation(found, render) if windows else None
+            )
 
         return Renderer(frozenset(CHAT_SCHEMAS[self.schema].fields), conversation, is_chat=True)
 
@@ -158,7 +160,7 @@ class TemplateSpec:
             found = apply_one(templates, record, self._random(_identity(record)))
             texts = [found.input, found.target]
             content = render_example(texts, ()) if self.few_shot else render_prompt(texts)
-            return content, found.task
+            return Made(content, found.task)
 
         fields = frozenset[str]().union(*(template.fields for template in templates))
         return Renderer(fields, example)
@@ -178,7 +180,7 @@ class TemplateSpec:
             rng=self._random(_identity(record)),
             max_characters=self.seq_len * _CHARACTERS_PER_TOKEN,
         )
-        return content, ""
+        return Made(content)
 
     def rewriter(self, tokenizer: Tokenizer) -> Rewriter:
         """What rewrites the text of a document."""
@@ -205,7 +207,7 @@ def plain_conversations(source: Source) -> Renderer:
         found = read(record)
         said = (text for turn in found.turns for text in turn_texts(turn))
         texts = [found.system or "", *texts_in(found.tools), *said]
-        return Rendered("\n".join(text for text in texts if text)), ""
+        return Made(Rendered("\n".join(text for text in texts if text)))
 
     return Renderer(frozenset(CHAT_SCHEMAS[source.schema_].fields), conversation, is_chat=True)
 

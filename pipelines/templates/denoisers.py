@@ -104,12 +104,14 @@ def denoised(
     for first, last in pairwise(_cuts(n_units, piece)):
         (denoiser,) = rng.choices(DENOISERS, odds)
         writer.put("\n\n" if first else "")
+        begin = writer.length
         writer.put(f"{MODES[denoiser.kind]} " if mode_tokens else "")
         spans = hidden_spans(last - first, denoiser, rng)
         at = [bounds[first + unit] for span in spans for unit in span]
         _write(
             writer, text[bounds[first] : bounds[last]], [i - bounds[first] for i in at], denoiser
         )
+        writer.division(begin)
     return writer.rendered()
 
 

@@ -11,7 +11,7 @@ tokenized as what stands behind other text; only the first of a context without 
 
 from collections.abc import Sequence
 
-from pipelines.rendering import BadRecordError, Rendered, Writer
+from pipelines.rendering import BadRecordError, Rendered, Writer, is_blank
 
 _END = "\n\n"
 
@@ -32,7 +32,7 @@ def render_example(texts: Sequence[str], labels: Sequence[str]) -> Rendered:
         BadRecordError: `no_answer`.
     """
     *inputs, answer = texts
-    if not answer.strip():
+    if is_blank(answer):
         raise BadRecordError("no_answer", repr(answer))
     *names, last = labels or [""] * len(texts)
     writer = Writer()

@@ -67,11 +67,11 @@ def render(record: Any, *, options: LongQA, max_characters: int) -> Rendered:
         max_characters: that surely fit into a sequence.
 
     Raises:
-        BadRecordError: `missing_document`, `missing_question`, `unread_field`, `missing_answer`,
+        BadRecordError: `missing_document`, `missing_question`, `unread_field`, `no_answer`,
             `unknown_kind` or `bad_chunk`.
     """
     question = question_text(record, options.question)
-    answer = first_text(record, options.answer, missing="missing_answer")
+    answer = first_text(record, options.answer, missing="no_answer")
     document = long_text(record, options.document, missing="missing_document")
     start, keep = 0, 0
     if options.keep_chunk and (chunk := _chunk(record, document, answer, options)):

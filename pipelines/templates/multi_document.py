@@ -109,7 +109,7 @@ def render(
         max_characters: of the whole document.
 
     Raises:
-        BadRecordError: `missing_question`, `unread_field`, `missing_answer`, `missing_gold`,
+        BadRecordError: `missing_question`, `unread_field`, `no_answer`, `missing_gold`,
             `answer_not_in_gold`, `too_few_passages`, or `over_budget` where the least number of
             passages does not fit.
     """
@@ -139,7 +139,7 @@ def _completion(asked: _Asked, number: int) -> str:
 
 def _asked(record: Any, options: MultiDocument) -> _Asked:
     question = one_line(question_text(record, options.question))
-    first_text(record, options.answers, missing="missing_answer")
+    first_text(record, options.answers, missing="no_answer")
     answers = [one_line(answer) for answer in texts(at(record, options.answers))]
     gold = _gold(record, options)
     held = [answer for answer in answers if holds(gold, [answer])]

@@ -134,6 +134,7 @@ def oig_dialogue(text: str, *, roles: tuple[str, str], rng: random.Random) -> Re
     asks, replies = roles
     separator = ""
     for start, end in paragraphs(words, rng):
+        begin = writer.length + len(separator)
         for turn in paragraph_turns(words[start:end], wording, rng):
             writer.put(f"{separator}{asks} {turn.prompt}\n{replies}")
             if turn.reply.startswith("\n"):
@@ -142,6 +143,7 @@ def oig_dialogue(text: str, *, roles: tuple[str, str], rng: random.Random) -> Re
             else:
                 writer.answer(f" {turn.reply}")
             separator = "\n"
+        writer.division(begin)
     return writer.rendered()
 
 

@@ -20,7 +20,7 @@ from jinja2 import Template
 from pydantic import Field
 
 from pipelines.options import Frozen, Names
-from pipelines.rendering import BadRecordError
+from pipelines.rendering import BadRecordError, is_blank
 from pipelines.templates.promptsource_file import (
     RNG,
     SEPARATOR,
@@ -91,10 +91,10 @@ def apply(template: PromptTemplate, record: Mapping[str, Any], rng: random.Rando
     """A record in a template.
 
     Raises:
-        BadRecordError: `no_answer`: the record has no label, or one that chooses nothing;
-            `template_failed`: a name that the record does not have, or any other error while
-            rendering, or more than one `|||`; `no_target`: the target is empty, or the template
-            gives nothing for this record; `empty_input`: only a target.
+        BadRecordError: `no_answer`: the record has no label, or one that chooses nothing, or the
+            target is empty, or the template gives nothing for this record; `template_failed`: a
+            name that the record does not have, or any other error while rendering, or more than
+            one `|||`; `empty_input`: only a target.
     """
     fields: dict[str, Any] = {
         str(name).replace("-", "_"): _protect(value) for name, value in record.items()
@@ -113,8 +113,8 @@ def apply(template: PromptTemplate, record: Mapping[str, Any], rng: random.Rando
     if len(parts) > 2:
         evidence = f"{template.name}: {len(parts) - 1} separators '{SEPARATOR}'"
         raise BadRecordError("template_failed", evidence)
-    if len(parts) < 2 or not parts[1]:
-        raise BadRecordError("no_target", template.name)
+    if len(parts) < 2 or is_blank(parts[1]):
+        raise BadRecordError("no_answer", template.name)
     if not parts[0]:
         raise BadRecordError("empty_input", template.name)
     return Example(parts[0], parts[1], template.task)

@@ -26,10 +26,10 @@ def render(record: Any, *, options: Summary) -> Rendered:
     The chapter may lose its end so that it fits into a sequence.
 
     Raises:
-        BadRecordError: `missing_document` or `missing_summary`.
+        BadRecordError: `missing_document` or `no_answer`.
     """
     writer = Writer()
     writer.shrinkable(long_text(record, options.text, missing="missing_document").strip())
     writer.put("\n\nQ: Can you write an appropriate summary of the above paragraphs?\nA:")
-    writer.answer(" " + first_text(record, options.summary, missing="missing_summary"))
+    writer.answer(" " + first_text(record, options.summary, missing="no_answer"))
     return writer.rendered()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.record_fields import is_empty
-from pipelines.rendering import BadRecordError
+from pipelines.rendering import BadRecordError, is_blank
 
 
 def at(value: Any, path: str) -> Any:
@@ -26,7 +26,7 @@ def texts(value: Any) -> list[str]:
     (SQuAD, also as one object of lists) or `string` (QED).
     """
     if isinstance(value, str):
-        return [value.strip()] if value.strip() else []
+        return [] if is_blank(value) else [value.strip()]
     if isinstance(value, Mapping):
         return texts(value.get("text", value.get("string")))
     return [text for item in value for text in texts(item)] if isinstance(value, list) else []
@@ -74,7 +74,7 @@ def long_text(record: Any, path: str, *, missing: str) -> str:
     found = at(record, path)
     lines = found if isinstance(found, list) else [found]
     text = "\n".join(filter(None, map(_line, lines)))
-    if not text.strip():
+    if is_blank(text):
         raise BadRecordError(missing, f"no text in field '{path}'")
     return text
 
