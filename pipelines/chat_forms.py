@@ -18,6 +18,7 @@ _PAIRS = (
     (("prompt", "response"), "prompt_completion"),
     (("question", "chosen"), "prompt_completion"),
     (("question", "answer"), "prompt_completion"),
+    (("query", "response"), "prompt_completion"),
     (("question", "response"), "openorca"),
     (("instruction", "output"), "alpaca"),
     (("instruction", "response"), "alpaca"),

@@ -10,6 +10,7 @@ from pipelines.chat_turns import (
     REASONING_NAMES,
     RawRole,
     RawTurn,
+    from_json,
     read_turn,
     role_of,
     tools_of,
@@ -152,18 +153,21 @@ def _openorca(record: Record) -> list[RawTurn]:
 
 
 def _prompt_completion(record: Record) -> list[RawTurn]:
-    """A prompt and what follows it: two texts, or two lists of turns as TRL has them."""
+    """A prompt and what follows it: two texts, or two lists of turns as TRL has them.
+
+    ms-swift adds `history`, as LLaMA-Factory does to `alpaca`.
+    """
     asked = only_one(record, _PROMPTS, "two_questions")
     answered = only_one(record, _COMPLETIONS, "two_answers")
     if asked is None and answered != "chosen":
         raise BadRecordError("missing_turns", f"none of {', '.join(_PROMPTS)}")
     if answered is None:
         raise BadRecordError("no_answer", f"none of {', '.join(_COMPLETIONS)}")
-    turns: list[RawTurn] = []
+    turns = _history(record)
     if asked is not None:
         found = turns_in(record[asked])
         text = text_of(record[asked], asked) if found is None else ""
-        turns = [{"role": "user", "content": text}] if found is None else found
+        turns += [{"role": "user", "content": text}] if found is None else found
     if answered == "chosen":
         turns = with_chosen(turns, record[answered])
     else:
@@ -185,15 +189,10 @@ def _alpaca(record: Record) -> list[RawTurn]:
     which there must be one. LLaMA-Factory adds `history`: pairs of a question and an answer before.
     """
     answered = _only_instance(record)
-    history: list[RawTurn] = [
-        {"role": role, "content": text_of(text, "history")}
-        for pair in _pairs(record.get("history"))
-        for role, text in zip(("user", "assistant"), pair, strict=True)
-    ]
     given = [text_of(answered.get(name) or "", name) for name in ("input", "context")]
     question = "\n".join(filter(None, (_question(record, "instruction"), *given)))
     answer = _answer(answered, "output", "response", "completion")
-    return [*history, *_pair(record, question, answer)]
+    return [*_history(record), *_pair(record, question, answer)]
 
 
 def _only_instance(record: Record) -> Record:
@@ -207,12 +206,18 @@ def _only_instance(record: Record) -> Record:
     return instances[0]
 
 
-def _pairs(history: Any) -> Sequence[Any]:
-    if not history:
-        return ()
-    if isinstance(history, list) and all(isinstance(x, list) and len(x) == 2 for x in history):
-        return history
-    raise BadRecordError("turn_not_an_object", "'history' must hold pairs")
+def _history(record: Record) -> list[RawTurn]:
+    """What was said before: pairs of a question and an answer."""
+    pairs = from_json(record.get("history") or [])
+    if not isinstance(pairs, list):
+        raise BadRecordError("turn_not_an_object", "'history' must hold pairs")
+    turns: list[RawTurn] = []
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise BadRecordError("turn_not_an_object", "'history' must hold pairs")
+        for role, text in zip(("user", "assistant"), pair, strict=True):
+            turns.append({"role": role, "content": text_of(text, "history")})
+    return turns
 
 
 def _oasst(record: Record) -> list[RawTurn]:
@@ -297,7 +302,7 @@ CHAT_SCHEMAS: Mapping[str, ChatSchema] = {
     ),
     "prompt_completion": ChatSchema(
         _prompt_completion,
-        (*_PROMPTS, *_COMPLETIONS, "id", "prompt_id", *_ANSWER, *_COMMON),
+        (*_PROMPTS, *_COMPLETIONS, "history", "id", "prompt_id", *_ANSWER, *_COMMON),
         ("id", "prompt_id"),
         lists=("prompt", "completion", "chosen"),
     ),

@@ -121,6 +121,18 @@ def test_texts_in_turn_are_read_where_the_mixture_says_so():
     assert reason("messages", {"messages": [U, A]}, roles="alternate")[0] == "unknown_turn_form"
 
 
+@pytest.mark.parametrize("schema", ["alpaca", "prompt_completion"])
+def test_history_stands_before_the_question(schema):
+    pair = {"alpaca": {"instruction": "r", "output": "b"},
+            "prompt_completion": {"query": "r", "response": "b"}}[schema]  # fmt: skip
+    for history in ([["q", "a"]], '[["q", "a"]]'):
+        found = read(schema, pair | {"history": history})
+        assert [turn.text for turn in found.turns] == ["q", "a", "r", "b"]
+    for broken in ("before", [["q"]], {"q": "a"}, [{"role": "user", "content": "q"}]):
+        assert reason(schema, pair | {"history": broken})[0] == "turn_not_an_object"
+    assert reason("messages", {"messages": [U, A], "history": [["q", "a"]]})[0] == "unread_field"
+
+
 def test_a_prompt_that_is_json_stays_a_text():
     found = read("prompt_completion", {"prompt": "[1, 2]", "completion": '{"sum": 3}'})
     assert [turn.text for turn in found.turns] == ["[1, 2]", '{"sum": 3}']
