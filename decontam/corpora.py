@@ -18,7 +18,7 @@ from pipelines.errors import UserError
 from pipelines.mixture import CANNOT_BE_CUT, CHATS, Source
 from pipelines.readers import read_blocks
 from pipelines.records import Dropped, InputFile, Split
-from pipelines.schemas import FILE, document_parser, schema_of
+from pipelines.schemas import FILE, column_chooser, document_parser, schema_of
 from pipelines.shards import DOCUMENTS, MANIFEST, ShardedDataset
 from pipelines.sources import list_source, plan_splits, spread
 from pipelines.task_files import task_name
@@ -139,7 +139,9 @@ class FileCorpus:
         schema = schema_of(self.source)
         renderer = plain_conversations(self.source) if self.source.chat else None
         parse = document_parser(schema, answers_only=False, renderer=renderer)
-        for block in read_blocks(split, max_record=64 << 20, skip=lambda _: False):
+        columns = column_chooser(schema, renderer)
+        blocks = read_blocks(split, max_record=64 << 20, skip=lambda _: False, columns=columns)
+        for block in blocks:
             texts: list[Text] = []
             unread = Counter(_why(dropped) for dropped in block.dropped)
             for record in block.records:

@@ -84,6 +84,10 @@ class BlockComparer:
         self._reader = DocumentReader(spec)
         self._comparer = Comparer(load_index(spec.decontam.index))
 
+    def needs_column(self, name: str) -> bool:
+        """Whether a column of a table has to be read."""
+        return self._reader.needs_column(name)
+
     def compare(self, block: Block, inputs: Sequence[InputFile]) -> pa.Table:
         """The candidates of a block, with `BlockCounts`; documents without a task are none."""
         texts = [t for t in self._reader.read(block, inputs).texts if t.document.group]

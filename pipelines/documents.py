@@ -13,7 +13,7 @@ from pipelines.mixture import Filters
 from pipelines.prepare_spec import PrepareSpec
 from pipelines.readers import Block
 from pipelines.records import DEFINITION, Document, Dropped, InputFile
-from pipelines.schemas import FILE, document_parser
+from pipelines.schemas import FILE, column_chooser, document_parser
 from pipelines.task_files import task_name
 from pipelines.templates.few_shot import render_definition
 from pipelines.templates.plain import append_abstract
@@ -38,6 +38,8 @@ class DocumentReader:
         renderer = template.renderer() if template and template.reads_records else None
         self.fields = renderer.fields if renderer else spec.schema.fields
         """Top-level fields of records that are read."""
+        self.needs_column = column_chooser(spec.schema, renderer)
+        """Whether a column of a table has to be read, by its name."""
         self._parse = document_parser(
             spec.schema,
             answers_only=spec.answers_only and (template is None or template.reads_records),

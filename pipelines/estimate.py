@@ -1,7 +1,7 @@
 """The plan before the work: what a sample of the input says a build will take."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from lzma import LZMAError
@@ -80,7 +80,7 @@ def estimate(job: SourceJob, tokenizer: Tokenizer) -> Estimate:
     evidence: dict[str, str] = {}
     survey = FieldSurvey(job.spec, preparer.fields)
     for split in _spread_out(job.splits):
-        for block, consumed in _samples(split, job.spec.max_record):
+        for block, consumed in _samples(split, job.spec.max_record, preparer.needs_column):
             prepared = preparer.prepare(block, split.files)
             read += prepared.n_read
             kept += len(prepared.documents)
@@ -89,6 +89,7 @@ def estimate(job: SourceJob, tokenizer: Tokenizer) -> Estimate:
             sampled += consumed
             for record in block.records:
                 survey.see(record.value)
+            survey.see_columns(block.unread, len(block.records))
             for record in prepared.dropped:
                 dropped[record.reason] += 1
                 evidence.setdefault(record.reason, record.evidence)
@@ -121,7 +122,9 @@ def _spread_out(splits: Sequence[Split]) -> list[Split]:
     return list(splits[::step][:_SAMPLED_SPLITS])
 
 
-def _samples(split: Split, max_record: int) -> Iterator[tuple[Block, int]]:
+def _samples(
+    split: Split, max_record: int, columns: Callable[[str], bool]
+) -> Iterator[tuple[Block, int]]:
     """Blocks from the beginning of a split, with the bytes of the file that they used up."""
     if split.format == "jsonl" and not is_array(split.file.path):
         try:
@@ -131,9 +134,10 @@ def _samples(split: Split, max_record: int) -> Iterator[tuple[Block, int]]:
         except OSError as error:
             raise UserError(f"{split.file.name}: cannot read it: {error}") from error
         return
-    if split.format == "text":
+    if split.format in ("text", "html"):
         split = replace(split, files=split.files[:16])
-    for block in islice(read_blocks(split, max_record=max_record, skip=lambda _: False), 1):
+    blocks = read_blocks(split, max_record=max_record, skip=lambda _: False, columns=columns)
+    for block in islice(blocks, 1):
         yield block, block.n_file_bytes
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -48,9 +48,16 @@ class FieldSurvey:
                 if (text := _shown(field)) not in shown:
                     shown.append(text)
 
+    def see_columns(self, names: Iterable[str], n: int) -> None:
+        """Count columns of a table that were not read, as fields that all of its records have."""
+        self._unread.update({name: n for name in names if not self._is_known(name)})
+
+    def _is_known(self, name: str) -> bool:
+        return name in self._known or name.replace("-", "_") in self._known
+
     def _fields(self, record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         for name, value in record.items():
-            if name.replace("-", "_") not in self._known and name not in self._known:
+            if not self._is_known(name):
                 yield name, value
             if name in self._lists:
                 for turn in _turns(value):

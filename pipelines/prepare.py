@@ -89,6 +89,10 @@ class Preparer:
         """Top-level fields of records that are read."""
         return self._reader.fields
 
+    def needs_column(self, name: str) -> bool:
+        """Whether a column of a table has to be read."""
+        return self._reader.needs_column(name)
+
     def prepare(self, block: Block, inputs: Sequence[InputFile]) -> Prepared:
         """Parse, filter, decontaminate and tokenize the records of a block, in their order.
 

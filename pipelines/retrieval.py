@@ -135,7 +135,7 @@ def _write_scores(found: list["array.array[int]"], n_words: int, folder: str) ->
 
 def _distinct(spec: Passages, inputs: Iterable[InputFile]) -> Iterator[Passage]:
     seen: set[bytes] = set()
-    for record in _records(inputs):
+    for record in _records(spec, inputs):
         lists = [at(record, path) for path in spec.items] if spec.items else [[record]]
         for item in (item for items in lists if isinstance(items, list) for item in items):
             passage = Passage(_text(at(item, spec.title)), _text(at(item, spec.text)))
@@ -152,10 +152,17 @@ def _text(value: Any) -> str:
     return one_line(value.decode(errors="replace")) if isinstance(value, bytes) else ""
 
 
-def _records(inputs: Iterable[InputFile]) -> Iterator[Mapping[str, Any]]:
+def _records(spec: Passages, inputs: Iterable[InputFile]) -> Iterator[Mapping[str, Any]]:
+    fields = {path.split(".")[0] for path in spec.items or (spec.title, spec.text)}
     source = Source.model_validate({"weight": 1, "path": "-"})
     for split in plan_splits("passages", source, inputs):
-        for block in read_blocks(split, max_record=_LARGEST_RECORD, skip=lambda _: False):
+        blocks = read_blocks(
+            split,
+            max_record=_LARGEST_RECORD,
+            skip=lambda _: False,
+            columns=lambda name: name in fields,
+        )
+        for block in blocks:
             for record in block.records:
                 value = record.value
                 try:

@@ -14,7 +14,7 @@ from pipelines.chat_schemas import CHAT_SCHEMAS
 from pipelines.chat_turns import without_nulls
 from pipelines.learn_marks import TEXT_MARKS, refuse_marked
 from pipelines.mixture import Fields, Source
-from pipelines.record_fields import MEDIA, TEXT_MEDIA, refuse_unread
+from pipelines.record_fields import CONTENT, MEDIA, TEXT_MEDIA, refuse_unread, speaks_of_loss
 from pipelines.records import Document, Dropped, Made, RawRecord
 from pipelines.rendering import BadRecordError, Rendered
 from pipelines.templates.few_shot import render_example, render_prompt
@@ -194,6 +194,26 @@ def document_parser(
             return Dropped(bad.reason, bad.evidence, *record[1:])
 
     return parse
+
+
+def column_chooser(schema: Schema, renderer: "Renderer | None") -> Callable[[str], bool]:
+    """Whether a column of a table has to be read, by its name.
+
+    What makes the documents is, and so is what may drop a record although it makes none of them.
+    """
+    read = schema.fields | (renderer.fields if renderer else frozenset())
+    is_chat = renderer is not None and renderer.is_chat
+
+    def needed(name: str) -> bool:
+        if name in read or name.replace("-", "_") in read:  # templates write it so
+            return True
+        if name in schema.ignored:
+            return False
+        lower = name.lower()
+        judged = lower in MEDIA or lower in CONTENT if is_chat else name in TEXT_MEDIA
+        return judged or speaks_of_loss(name)
+
+    return needed
 
 
 def _example(document: Document, value: Any, schema: Schema) -> Document:

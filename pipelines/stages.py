@@ -8,7 +8,7 @@ wiring is in `transforms.py`.
 import errno
 import pickle
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -89,10 +89,13 @@ def raise_faults(work: str) -> None:
         raise FaultsError("input that cannot be trusted", sorted(faults))
 
 
-def missing_blocks(split: Split, folder: str, *, max_record: int) -> Iterator[tuple[Block, str]]:
+def missing_blocks(
+    split: Split, folder: str, *, max_record: int, columns: Callable[[str], bool]
+) -> Iterator[tuple[Block, str]]:
     """The blocks of a split that a folder has no batch of, and the paths of their batches.
 
-    When all are done it is noted how many the split has.
+    `columns` says which columns of tables are needed; it is asked when one is opened. When all
+    blocks are done it is noted how many the split has.
     """
     key = split_key(split)
     done = {name for name in files.list_names(folder) if name.startswith(key)}
@@ -103,7 +106,7 @@ def missing_blocks(split: Split, folder: str, *, max_record: int) -> Iterator[tu
         seen = index
         return f"{key}-{index:05d}.arrow" in done
 
-    for block in read_blocks(split, max_record=max_record, skip=skip):
+    for block in read_blocks(split, max_record=max_record, skip=skip, columns=columns):
         yield block, batch_path(folder, key, block.index)
         seen = block.index
     write_end(folder, key, seen + 1)
@@ -169,7 +172,13 @@ class Prepare:
 
     def _prepare(self, split: Split) -> None:
         folder, spec = self._tasks.stores[split.source], self._tasks.specs[split.source]
-        for block, path in missing_blocks(split, folder, max_record=spec.max_record):
+        blocks = missing_blocks(
+            split,
+            folder,
+            max_record=spec.max_record,
+            columns=lambda name: self._preparer(split.source).needs_column(name),
+        )
+        for block, path in blocks:
             prepared = self._preparer(split.source).prepare(block, split.files)
             write_batch(path, prepared, block)
 
@@ -214,8 +223,12 @@ class Compare:
         with leave_fault(self._work, split), explain_full_disk(folder):
             if split.source not in self._comparers:
                 self._comparers[split.source] = BlockComparer(spec)
-            for block, path in missing_blocks(split, folder, max_record=spec.max_record):
-                table = self._comparers[split.source].compare(block, split.files)
+            comparer = self._comparers[split.source]
+            blocks = missing_blocks(
+                split, folder, max_record=spec.max_record, columns=comparer.needs_column
+            )
+            for block, path in blocks:
+                table = comparer.compare(block, split.files)
                 files.write_table(f"{path}.arrow", table)
 
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from pipelines.listing import list_files
 from pipelines.mixture import Source
-from pipelines.readers import read_blocks
+from pipelines.readers import Block, read_blocks
 from pipelines.records import Document, Dropped, RawRecord, Split
+from pipelines.schemas import SCHEMAS, column_chooser, document_parser
 from pipelines.sources import plan_splits
 from pipelines.synthesis.chunks import document_uid, rank
 
@@ -68,9 +69,12 @@ def list_inputs(paths: Sequence[str], schema: str) -> Inputs:
 
 def parser_of(schema: str) -> Callable[[RawRecord], Document | Dropped]:
     """Raw records of a published schema → documents. The one place that knows how."""
-    from pipelines.schemas import SCHEMAS, document_parser
-
     return document_parser(SCHEMAS[schema], answers_only=False)
+
+
+def _blocks(inputs: Inputs, split: int, *, skip: Callable[[int], bool]) -> Iterator[Block]:
+    columns = column_chooser(SCHEMAS[inputs.schema], None)
+    return read_blocks(inputs.splits[split], max_record=MAX_RECORD, skip=skip, columns=columns)
 
 
 def rank_documents(
@@ -84,7 +88,7 @@ def rank_documents(
     counts: Counter[str] = Counter()
 
     def candidates() -> Iterator[Candidate]:
-        for block in read_blocks(inputs.splits[split], max_record=MAX_RECORD, skip=lambda _: False):
+        for block in _blocks(inputs, split, skip=lambda _: False):
             counts["read"] += len(block.records) + len(block.dropped)
             counts.update(f"dropped: {d.reason}" for d in block.dropped)
             for place, record in enumerate(block.records):
@@ -160,11 +164,12 @@ def plan_tasks(chosen: Iterable[Candidate]) -> list[list[Candidate]]:
 
 def fetch(inputs: Inputs, group: Sequence[Candidate]) -> Iterator[Found]:
     """Read the documents of a task again, in the order of the input."""
-    split = inputs.splits[group[0].split]
+    number = group[0].split
+    split = inputs.splits[number]
     parse = parser_of(inputs.schema)
     wanted = {(candidate.block, candidate.place): candidate.line for candidate in group}
     blocks = {block for block, _ in wanted}
-    for block in read_blocks(split, max_record=MAX_RECORD, skip=lambda index: index not in blocks):
+    for block in _blocks(inputs, number, skip=lambda index: index not in blocks):
         for place, record in enumerate(block.records):
             if (line := wanted.get((block.index, place))) is not None:
                 document = parse(record)
