@@ -23,12 +23,13 @@ from pipelines.lines import BOM, READ_BYTES, Piece, is_array, line_pieces
 from pipelines.records import Dropped, RawRecord, Split
 from pipelines.sources import BLOCK_BYTES
 from pipelines.table_readers import (
+    ArrowBatches,
     Columns,
     Table,
-    arrow_table,
     csv_table,
     hub_table,
     parquet_table,
+    table_rows,
 )
 from pipelines.task_files import task_records
 from pipelines.whole_files import tar_rows, text_of
@@ -230,16 +231,18 @@ def _arrow(
     split: Split, max_record: int, skip: Callable[[int], bool], columns: Columns
 ) -> Iterator[Block]:
     with files.open_binary(split.file.path) as raw:
-        table = arrow_table(raw, columns)
-        yield from _row_blocks(table.rows, max_record, skip, raw.tell, table.unread)
+        batches = ArrowBatches(raw, columns, split.file.size)
+        rows = table_rows(batches, batches.needed, 0)
+        yield from _row_blocks(rows, max_record, skip, batches.tell, batches.unread)
 
 
 def _csv(
     split: Split, max_record: int, skip: Callable[[int], bool], columns: Columns
 ) -> Iterator[Block]:
     with files.open_binary(split.file.path) as raw:
+        stream = decompressed(raw, split.file.path)  # closes `raw` where it is no longer held
         table = csv_table(
-            decompressed(raw, split.file.path),
+            stream,
             split.file.name,
             delimiter="," if split.format == "csv" else "\t",
             columns=columns,

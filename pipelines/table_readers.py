@@ -50,21 +50,41 @@ def parquet_table(table: pq.ParquetFile, group: int, columns: Columns) -> Table:
     return Table(unread, table_rows(batches, needed, before))
 
 
-def arrow_table(raw: Any, columns: Columns) -> Table:
-    """An open Arrow IPC file or stream."""
-    is_file = raw.read(6) == b"ARROW1"
-    raw.seek(0)
-    names = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(pa.PythonFile(raw, "r"))
-    needed, unread = _divide(names.schema.names, columns)
-    places = [i for i, name in enumerate(names.schema.names) if name in needed]
-    options = pa.ipc.IpcReadOptions(included_fields=places or [0])  # none would mean all
-    raw.seek(0)
-    if is_file:
-        file = pa.ipc.open_file(pa.PythonFile(raw, "r"), options=options)
-        batches = map(file.get_batch, range(file.num_record_batches))
-    else:
-        batches = pa.ipc.open_stream(pa.PythonFile(raw, "r"), options=options)
-    return Table(unread, table_rows(batches, needed, 0))
+class ArrowBatches:
+    """The batches of an open Arrow IPC file or stream, in small pieces."""
+
+    def __init__(self, raw: Any, columns: Columns, n_bytes: int) -> None:
+        """Open it; `n_bytes` is the size of the file."""
+        is_file = raw.read(6) == b"ARROW1"
+        raw.seek(0)
+        opened = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(pa.PythonFile(raw, "r"))
+        names = opened.schema.names
+        self.needed, self.unread = _divide(names, columns)
+        places = [i for i, name in enumerate(names) if name in self.needed]
+        self._options = pa.ipc.IpcReadOptions(included_fields=places or [0])  # none means all
+        self._raw, self._n_bytes, self._is_file = raw, n_bytes, is_file
+        self._position = 0
+        raw.seek(0)
+
+    def tell(self) -> int:
+        """Bytes of the file that the pieces so far, and what is before them, take up."""
+        return self._position
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        source = pa.PythonFile(self._raw, "r")
+        if not self._is_file:
+            for batch in pa.ipc.open_stream(source, options=self._options):
+                self._position = self._raw.tell()
+                yield batch
+            return
+        file = pa.ipc.open_file(source, options=self._options)
+        n_bytes = self._n_bytes / max(file.num_record_batches, 1)
+        for number in range(file.num_record_batches):
+            batch = file.get_batch(number)
+            for first in range(0, batch.num_rows, _ROWS):
+                share = min(first + _ROWS, batch.num_rows) / batch.num_rows
+                self._position = round((number + share) * n_bytes)
+                yield batch.slice(first, _ROWS)
 
 
 def hub_table(path: str, columns: Columns) -> Table:

@@ -303,21 +303,23 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("codec", ["zst", "gz"])
+@pytest.mark.parametrize("codec", ["zst", "gz", "xz", "bz2", "lz4"])
 def test_damaged_compressed_files_stop_the_build_and_all_are_named(builder: Builder, codec):
     write_lines(builder, "good.jsonl", GOOD)
-    paths = {damage: builder.folder / "in" / f"{damage}.jsonl.{codec}" for damage in DAMAGE}
+    padded = {"followed by NUL bytes"} if codec == "xz" else set[str]()  # which xz allows
+    damages = sorted(DAMAGE.keys() - padded)
+    paths = {damage: builder.folder / "in" / f"{damage}.jsonl.{codec}" for damage in damages}
     for damage, path in paths.items():
         path.write_bytes(DAMAGE[damage](whole(codec)))
     with block_bytes(60_000):
-        message = assert_stops(builder, "input that cannot be trusted: 9 faults")
-        for line, damage in zip(message.splitlines()[1:], sorted(DAMAGE), strict=True):
+        message = assert_stops(builder, f"input that cannot be trusted: {len(damages)} faults")
+        for line, damage in zip(message.splitlines()[1:], damages, strict=True):
             assert line.startswith(f"  in/{damage}.jsonl.{codec}: cannot be read to its end: ")
             assert line.endswith("; fetch the file again or take it out of the mixture")
         for path in paths.values():
             path.write_bytes(whole(codec))  # fetched again: the same command goes on
         built = build(builder)
-    assert built.accounts[0].documents_read == (1 + 10 * len(DAMAGE)) * len(GOOD)
+    assert built.accounts[0].documents_read == (1 + 10 * len(damages)) * len(GOOD)
     assert built.accounts[0].documents_kept == len(GOOD)
 
 

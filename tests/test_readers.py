@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import csv
 import gzip
 import io
 import itertools
 import json
+import lzma
 import os
 import random
 import tempfile
@@ -109,7 +112,20 @@ def numbered(blocks: Sequence[Block]) -> tuple[list[Any], list[Any]]:
 
 
 def compress(codec: str, data: bytes) -> bytes:
-    return gzip.compress(data) if codec == "gz" else pa.compress(data, "zstd", asbytes=True)
+    match codec:
+        case "gz":
+            return gzip.compress(data)
+        case "xz":
+            return lzma.compress(data)
+        case "bz2":
+            return bz2.compress(data)
+        case "lz4":
+            stream = pa.BufferOutputStream()
+            with pa.CompressedOutputStream(stream, "lz4") as file:
+                file.write(data)
+            return stream.getvalue().to_pybytes()
+        case _:
+            return pa.compress(data, "zstd", asbytes=True)
 
 
 awkward = st.lists(
@@ -177,7 +193,7 @@ def test_byte_ranges_of_a_plain_file_read_every_line_exactly_once(data, block, m
 
 
 @settings(max_examples=40)
-@given(awkward, st.integers(1, 50), st.integers(1, 7), st.sampled_from(["zst", "gz"]))
+@given(awkward, st.integers(1, 50), st.integers(1, 7), st.sampled_from(["zst", "gz", "xz"]))
 def test_any_number_of_strides_together_read_every_block_once(data, block, strides, codec):
     with tempfile.TemporaryDirectory() as folder, block_bytes(block, 16):
         path = Path(folder, f"a.jsonl.{codec}")
@@ -282,11 +298,17 @@ def write_as(folder: Path, kind: str, texts: Sequence[str]) -> Path:
     table = pa.table({"n": range(len(texts)), "text": texts})
     path = folder / f"a.{kind.partition(' ')[0]}"
     match kind:
-        case "jsonl" | "json" | "ndjson":
+        case "jsonl" | "json" | "ndjson" | "jsonlines":
             path.write_bytes(data)
-        case "jsonl.zst" | "jsonl.gz":
+        case "jsonl.zst" | "jsonl.zstd" | "jsonl.gz" | "jsonl.xz" | "jsonl.bz2" | "jsonl.lz4":
             path.write_bytes(compress(kind.rpartition(".")[2], data))
-        case "jsonl.zst of many frames" | "jsonl.gz of many members":
+        case "csv" | "tsv" | "csv.xz":
+            content = io.StringIO(newline="")
+            writer = csv.writer(content, delimiter="\t" if kind == "tsv" else ",")
+            writer.writerows([("n", "text"), *enumerate(texts)])
+            content = content.getvalue().encode()
+            path.write_bytes(compress("xz", content) if kind == "csv.xz" else BOM + content)
+        case _ if " of many frames" in kind:
             codec = path.suffix[1:]
             cuts = [data[i : i + 37] for i in range(0, len(data), 37)]
             path.write_bytes(b"".join(compress(codec, cut) for cut in cuts))
@@ -305,7 +327,7 @@ def write_as(folder: Path, kind: str, texts: Sequence[str]) -> Path:
         case "arrow stream":
             with pa.ipc.new_stream(path, table.schema) as writer:
                 writer.write_table(table, max_chunksize=3)
-        case "txt" | "tex" | "txt.gz" | "tex.zst":
+        case "txt" | "tex" | "md" | "txt.gz" | "tex.zst" | "md.bz2":
             codec = kind.partition(".")[2]
             for i, text in enumerate(texts):
                 content = compress(codec, text.encode()) if codec else text.encode()
@@ -314,8 +336,10 @@ def write_as(folder: Path, kind: str, texts: Sequence[str]) -> Path:
 
 
 FORMATS = [
-    "jsonl", "json", "ndjson", "jsonl.zst", "jsonl.gz", "jsonl.zst of many frames",
-    "jsonl.gz of many members", "parquet", "parquet of dictionaries", "parquet of large strings",
+    "jsonl", "json", "ndjson", "jsonlines", "jsonl.zst", "jsonl.zstd", "jsonl.gz", "jsonl.xz",
+    "jsonl.bz2", "jsonl.lz4", "jsonl.zst of many frames", "jsonl.gz of many frames",
+    "jsonl.xz of many frames", "jsonl.bz2 of many frames", "jsonl.lz4 of many frames", "csv", "tsv",
+    "csv.xz", "md", "md.bz2", "parquet", "parquet of dictionaries", "parquet of large strings",
     "arrow file", "arrow stream", "txt", "tex", "txt.gz", "tex.zst",
 ]  # fmt: skip
 
