@@ -21,12 +21,17 @@ from hypothesis import strategies as st
 from test_readers import block_bytes, blocks_of, compress, splits_of, texts_of
 
 from pipelines import readers
+from pipelines.chat_schemas import CHAT_SCHEMAS
 from pipelines.errors import InputFault, UserError
 from pipelines.estimate import estimate
 from pipelines.job import assemble
+from pipelines.learn_marks import MARKS, TEXT_MARKS
 from pipelines.mixture_file import load_mixture
 from pipelines.readers import Block, read_blocks
+from pipelines.record_fields import CONTENT, MEDIA, TEXT_MEDIA
+from pipelines.schemas import Schema, column_chooser
 from pipelines.table_readers import csv_table
+from pipelines.templates.choice import Renderer
 from pipelines.tokenizer import load_tokenizer
 from pipelines.tokenizer_file import fetch_tokenizer
 
@@ -129,6 +134,18 @@ def test_a_build_reads_the_columns_of_its_schema_and_those_that_may_drop_a_recor
     built = builder.build({"a": {"weight": 1, "path": "in"}}, tokens=2_000)
     assert built.accounts[0].documents_kept == 30
     assert seen == {"vector", "at", "far"}
+
+
+def test_columns_that_may_drop_a_record_are_read():
+    fields = frozenset(CHAT_SCHEMAS["messages"].fields)
+    chat = Renderer(fields, lambda _: pytest.fail("not rendered"), is_chat=True)
+    needed = column_chooser(Schema(text=(), ignored=("cot",)), chat)
+    for name in (*MEDIA, *CONTENT, *MARKS, "isTrained", "no_loss", "messages", "Tools"):
+        assert needed(name) == (name != "cot")
+    needed = column_chooser(Schema(origin=("meta.url",), ignored=("mask",)), None)
+    for name in (*TEXT_MEDIA, *TEXT_MARKS, "text", "meta"):
+        assert needed(name) == (name != "mask")
+    assert not any(map(needed, ("embedding", "image_url", "context", "url", "labels")))
 
 
 def test_a_hub_data_set_with_odd_columns_is_read(tmp_path):
