@@ -9,7 +9,6 @@ text stays text whatever it holds. A record of which the template would lose som
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from itertools import pairwise
 from typing import Any
 
 from pipelines.conversations import Conversation, Turn
@@ -18,8 +17,9 @@ from pipelines.rendering import BadRecordError, Rendered, Span, Writer
 from pipelines.templates.jinja_compile import compiled
 from pipelines.templates.jinja_lost import Lost
 from pipelines.templates.jinja_output import JinjaOutput, Look, Message, Tools, messages_of
+from pipelines.templates.jinja_seams import ANSWER, QUESTION
 from pipelines.templates.jinja_source import ChatTemplate
-from pipelines.templates.jinja_turns import ANSWER, QUESTION, Turns
+from pipelines.templates.jinja_turns import Turns
 from pipelines.templates.text_marks import Marked, Marks
 
 
@@ -143,33 +143,39 @@ def _overlap(span: Span, other: Span) -> bool:
 def _written(marked: Marked, spans: Sequence[Span]) -> Rendered:
     """The output as a document in which these spans are learned.
 
+    A lone space before a span is learned with it: the model writes it with its first word.
+
     Raises:
         BadRecordError: no_answer.
     """
-    writer = Writer()
-    controls = dict(marked.controls)
-    edges = {0, len(marked.text), *(edge for span in spans for edge in span)}
-    edges |= {edge for span in marked.controls for edge in span}
-    # An edge inside a control token, which a template could set, divides nothing.
-    inside = {at for start, end in marked.controls for at in range(start + 1, end)}
-    ordered = sorted(edges - inside)
-    learned = iter(sorted(spans))
-    span = next(learned, None)
-    found = False
-    for start, end in pairwise(ordered):
-        while span and span[1] <= start:
-            span = next(learned, None)
-        loss = span is not None and span[0] <= start
-        found |= loss
-        if start in controls:
-            writer.control(marked.text[start:end], loss=loss)
-        elif loss:
-            writer.answer(marked.text[start:end])
-        else:
-            writer.put(marked.text[start:end])
-    if not found:
+    text, writer = marked.text, Writer()
+    steps: list[tuple[int, bool]] = []
+    for start, end in sorted(span for span in spans if span[0] < span[1]):
+        steps += [(_with_space(text, start), False), (end, True)]
+    if not steps:
         raise BadRecordError("no_answer", "nothing of the template's output is learned")
+    controls = iter([*marked.controls, (len(text), len(text) + 1)])
+    control = next(controls)
+    at = 0
+    for edge, loss in [*steps, (len(text), False)]:
+        put = writer.answer if loss else writer.put
+        while control[1] <= edge:
+            begin, end = control
+            if begin > at:
+                put(text[at:begin])
+            writer.control(text[begin:end], loss=loss)
+            at, control = end, next(controls)
+        stop = min(edge, control[0])  # a control token is not divided
+        if stop > at:
+            put(text[at:stop])
+            at = stop
     return writer.rendered(framed=True)
+
+
+def _with_space(text: str, start: int) -> int:
+    """Where a span begins with the lone space before it."""
+    lone = text[start - 1 : start] == " " and not text[start : start + 1].isspace()
+    return start - 1 if lone and not text[max(start - 2, 0) : start - 1].isspace() else start
 
 
 def _tried(

@@ -13,7 +13,7 @@ from typing import Any
 from pipelines.conversations import Turn
 from pipelines.rendering import BadRecordError, Span
 from pipelines.templates.jinja_output import JinjaOutput, Look, Message, Tools, with_reasoning
-from pipelines.templates.jinja_turns import ANSWER, CALL, QUESTION, TOOLS
+from pipelines.templates.jinja_seams import ANSWER, CALL, QUESTION, TOOLS
 from pipelines.templates.text_marks import Marked
 
 _TELLS_NOTHING = {"tool": ("name", "tool_name", "tool_call_id")}

@@ -3,7 +3,7 @@
 It is given what `apply_chat_template` of transformers gives it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -36,8 +36,13 @@ def messages_of(conversation: Conversation, system: str | None) -> list[Message]
     """The messages of a conversation; `system` is for one without a system turn."""
     prompt = system if conversation.system is None else conversation.system
     first: list[Message] = [] if prompt is None else [{"role": "system", "content": prompt}]
-    turns = ({"role": t.role, "content": t.text, **t.fields} for t in conversation.turns)
-    return [*first, *map(with_reasoning, turns)]
+    turns = conversation.turns
+    plain = [{"role": turn.role, "content": turn.text} for turn in turns]
+    full = (
+        with_reasoning({**message, **turn.fields}) if turn.fields else message
+        for message, turn in zip(plain, turns, strict=True)
+    )
+    return [*first, *full]
 
 
 def with_reasoning(message: dict[str, Any]) -> Message:
@@ -69,7 +74,7 @@ class JinjaOutput:
         """The template for a conversation with these tools."""
         return self.tool_use if tools else self.plain
 
-    def looks(self, messages: Sequence[Message], tools: Tools) -> list[Look]:
+    def looks(self, messages: Sequence[Message], tools: Tools) -> Iterator[Look]:
         """Ways to mark a conversation, the one that tells most first.
 
         Templates may read contents: a mark at the beginning then changes the output. Where they
@@ -77,10 +82,13 @@ class JinjaOutput:
         it), these are a part of the form of the record, and those that come out are the
         template's.
         """
-        looks = [Look(), Look(answers=False), Look(answers=False, given=False)]
+        yield Look()
+        yield Look(answers=False)
+        yield Look(answers=False, given=False)
         said = "".join(str(m["content"]) for m in messages if m["role"] == "assistant")
         read = frozenset(tag for tag in self.of(tools).tags if tag in said)
-        return [*looks, Look(answers=False, kept=read)] if read else looks
+        if read:
+            yield Look(answers=False, kept=read)
 
     def real(self, messages: Sequence[Message], tools: Tools) -> str:
         """The output.
@@ -105,21 +113,25 @@ class JinjaOutput:
             BadRecordError: template_failed.
         """
         shown = [self._marked(message, i, look) for i, message in enumerate(messages)]
-        tools = self.marks.protect(tools)
+        if tools:
+            tools = self.marks.protect(tools)
         return self.marks.read(self._render(shown, tools, marked=True, prompt=prompt))
 
     def _marked(self, message: Message, place: int, look: Look) -> Message:
         answer = message["role"] == "assistant"
-        safe = self.marks.protect(message, look.kept if answer else frozenset())
+        content: str = message["content"]
+        if len(message) > 2 or self.marks.needed(content):
+            message = self.marks.protect(message, look.kept if answer else frozenset())
         if look.answers if answer else look.given:
-            safe["content"] = self.marks.enclose(safe["content"], place)
-        return safe
+            content = self.marks.enclose(message["content"], place)
+            return {**message, "content": content}
+        return message
 
     def _render(
         self, messages: Sequence[Message], tools: Tools, *, marked: bool, prompt: bool
     ) -> str:
         compiled = self.of(tools)
-        given = [self._in_parts(m) if self.in_parts else dict(m) for m in messages]
+        given = [self._in_parts(m) for m in messages] if self.in_parts else list(messages)
         variables = {
             **self.variables,
             "messages": given,

@@ -47,9 +47,14 @@ class Marks:
     def __init__(self, special: Sequence[str]) -> None:
         """`special`: how the vocabulary spells its special tokens."""
         self._spellings = (_OPEN, _CLOSE, *sorted(set(filter(None, special))))
-        self._number = {spelling: n for n, spelling in enumerate(self._spellings)}
+        self._marks = {x: f"{_OPEN}p{n}{_CLOSE}" for n, x in enumerate(self._spellings)}
         self._special = re.compile(_any_of(self._spellings[2:]))
+        self._unit = re.compile(f"{self._special.pattern}|<[^<>\\s]*>|\\w+|(?s:.)")
         self._protected = re.compile(_any_of(self._spellings))
+
+    def needed(self, text: str) -> bool:
+        """Whether there is anything in a text that `protect` puts marks in place of."""
+        return self._protected.search(text) is not None
 
     def protect(self, value: Any, but: frozenset[str] = frozenset()) -> Any:
         """A value with marks in place of what is spelled like a special token, at any depth.
@@ -59,15 +64,12 @@ class Marks:
             but: spellings that stay as they are.
         """
         if isinstance(value, str):
-            if not self._protected.search(value):
-                return value
 
             def mark(found: re.Match[str]) -> str:
                 spelling = found.group()
-                n = self._number[spelling]
-                return spelling if spelling in but else f"{_OPEN}p{n}{_CLOSE}"
+                return spelling if spelling in but else self._marks[spelling]
 
-            return self._protected.sub(mark, value)
+            return self._protected.sub(mark, value) if self.needed(value) else value
         if isinstance(value, Mapping):
             return {self.protect(k, but): self.protect(v, but) for k, v in value.items()}
         if isinstance(value, list | tuple):
@@ -112,8 +114,7 @@ class Marks:
 
     def units(self, text: str) -> list[int]:
         """Where special tokens, tags, words and signs of a text end, ascending."""
-        unit = f"{self._special.pattern}|<[^<>\\s]*>|\\w+|(?s:.)"
-        return [found.end() for found in re.finditer(unit, text)]
+        return [found.end() for found in self._unit.finditer(text)]
 
     def control_at(self, text: str) -> str | None:
         """The special token that a text begins with."""
