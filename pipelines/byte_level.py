@@ -9,6 +9,9 @@ that stand alone between its ends, so it is made as it is made from its own byte
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""How GPT-2 splits text; the step `ByteLevel` has it built in."""
+
 Json = dict[str, Any]
 Text = TypeVar("Text", bytes, str)
 
@@ -32,7 +35,7 @@ def last_merge(symbols: Sequence[Text], ranks: Mapping[Text, float]) -> tuple[Te
 
 
 def _alphabet() -> dict[int, str]:
-    """How a byte-level vocabulary writes bytes: printable ones as themselves, others from U+0100."""
+    """How byte-level vocabularies write bytes: printable ones as themselves, others from U+0100."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
@@ -73,25 +76,31 @@ def byte_level_json(
         patterns: regular expressions that split text, one after the other.
         added: added tokens, see `added_token`.
         normalizer: what happens to text before.
-        whole_words: whether a word that is a token is taken as that, whatever the merges make of it.
+        whole_words: whether a word that is a token is taken as that without a look at merges.
     """
-    split = [
-        {"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False}
-        for p in patterns
-    ]
+    ends_as_gpt2 = patterns[-1] == GPT2
+    split = [_split(p) for p in (patterns[:-1] if ends_as_gpt2 else patterns)]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    steps = [*split, byte_level | {"use_regex": False}]
+    steps = [*split, byte_level | {"use_regex": ends_as_gpt2}]
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": list(added),
         "normalizer": normalizer,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps} if split else steps[0],
         "post_processor": None,
         "decoder": byte_level | {"use_regex": True},
         "model": bpe_model(vocabulary, merges, whole_words=whole_words),
     }
+
+
+def _split(pattern: str) -> Json:
+    """A step that splits text; in the form in which engines know it."""
+    if pattern == r"\p{N}":
+        return {"type": "Digits", "individual_digits": True}
+    how = {"behavior": "Isolated", "invert": False}
+    return {"type": "Split", "pattern": {"Regex": pattern}, **how}
 
 
 def bpe_model(
@@ -120,3 +129,23 @@ def added_token(content: str, token_id: int, *, special: bool, rstrip: bool = Fa
     """An added token of a tokenizer.json."""
     flags = {"single_word": False, "lstrip": False, "rstrip": rstrip, "normalized": False}
     return {"id": token_id, "content": content, **flags, "special": special}
+
+
+def frame(bos: str | None, eos: str | None, ids: Mapping[str, int]) -> Json | None:
+    """The post-processor of a tokenizer.json that puts BOS and EOS around a text."""
+    names = [name for name in (bos, eos) if name is not None]
+    if not names:
+        return None
+    text: Json = {"Sequence": {"id": "A", "type_id": 0}}
+    before, after = (
+        [{"SpecialToken": {"id": name, "type_id": 0}}] if name is not None else []
+        for name in (bos, eos)
+    )
+    second: Json = {"Sequence": {"id": "B", "type_id": 0}}
+    single = [*before, text, *after]
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, *before, second, *after],
+        "special_tokens": {n: {"id": n, "ids": [ids[n]], "tokens": [n]} for n in names},
+    }

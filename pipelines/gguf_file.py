@@ -12,7 +12,7 @@ from pipelines.errors import UserError
 
 MAGIC = b"GGUF"
 
-_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 """Value types of the format that are numbers, and how `struct` calls them."""
 
 _STRING, _ARRAY = 8, 9

@@ -1,29 +1,26 @@
 """The vocabulary of a GGUF file as a tokenizer.json, for what was compared with llama.cpp.
 
 `tokenizer.ggml.model` says how a vocabulary works: `llama` joins pieces by their scores as
-SentencePiece does, `gpt2` is byte-level BPE whose text is split as `tokenizer.ggml.pre` says. That is
-a name alone, and llama.cpp holds what it means; here are the meanings on which both agreed.
+SentencePiece does, `gpt2` is byte-level BPE whose text is split as `tokenizer.ggml.pre` says. That
+is a name alone, and llama.cpp holds what it means; here are the meanings that gave its ids.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipelines.byte_level import Json, added_token, bpe_model, byte_level_json
+from pipelines.byte_level import GPT2, Json, added_token, bpe_model, byte_level_json, frame
 from pipelines.errors import UserError
 from pipelines.sentencepiece_json import merges_of_scores, pieces_json
 
 UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
 """Values of `tokenizer.ggml.token_type`."""
 
-_CONTRACTION = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
+_CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _END = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 
 
 def _words(digits: str, letters: str = r"\p{L}", signs: str = r"[^\s\p{L}\p{N}]+[\r\n]*") -> str:
-    return (
-        rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[{letters}]+|{digits}| ?{signs}|{_END}"
-    )
+    return rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?{letters}+|{digits}| ?{signs}|{_END}"
 
 
 class Splitting(NamedTuple):
@@ -36,11 +33,10 @@ class Splitting(NamedTuple):
 
 _IDEOGRAPHS = "[一-龥\u0800-一가-\ud7ff]+"
 _SPLITTINGS: Mapping[tuple[str, ...], Splitting] = {
-    ("gpt-2", "mpt", "olmo", "jais", "phi-2", "exaone4", "gigachat", "a.x-4.0", "mellum"): Splitting(
-        (_GPT2,)
-    ),
+    ("gpt-2", "mpt", "olmo", "jais", "phi-2", "exaone4", "gigachat", "a.x-4.0", "mellum"):
+        Splitting((GPT2,)),
     ("starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b"): Splitting(
-        (r"\p{N}", _GPT2)
+        (r"\p{N}", GPT2)
     ),
     ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"):
         Splitting((_words(r"\p{N}{1,3}"),), whole_words=True),
@@ -50,7 +46,7 @@ _SPLITTINGS: Mapping[tuple[str, ...], Splitting] = {
         (_words(r"\p{N}"),)
     ),
     ("qwen35",): Splitting(
-        (_words(r"\p{N}", r"\p{L}\p{M}", r"[^\s\p{L}\p{M}\p{N}]+[\r\n]*"),)
+        (_words(r"\p{N}", r"[\p{L}\p{M}]", r"[^\s\p{L}\p{M}\p{N}]+[\r\n]*"),)
     ),
     ("seed-coder",): Splitting((_words(r"\p{N}", signs=r"[^\s\p{L}\p{N}\r\n]+"),)),
     ("deepseek-v3", "hunyuan-dense"): Splitting(
@@ -68,15 +64,17 @@ SPLITTINGS: Mapping[str, Splitting] = {
 }
 """By `tokenizer.ggml.pre`."""
 
-_ALWAYS_CONTROL = frozenset(
-    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> </s> "
-    "<|endoftext|> <|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> "
-    "<｜end▁of▁sentence｜> <|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> "
-    "<|code_prefix|> <|prefix|> <|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> "
-    "<|code_suffix|> <|suffix|> <|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID> "
-    "<|code_middle|> <|middle|> <|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> "
-    "<|repo_name|> <fim-repo> <REPO> <reponame> <|file_sep|>".split()
-)
+_ALWAYS_CONTROL = frozenset((
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
+    "<end_of_turn>", "</s>", "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
+    "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<｜end▁of▁sentence｜>", "<|fim_prefix|>",
+    "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>",
+    "<|prefix|>", "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>",
+    "▁<SUF>", "<|code_suffix|>", "<|suffix|>", "<|fim_middle|>", "<fim-middle>", "<fim_middle>",
+    "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>", "<|middle|>", "<|fim_pad|>", "<fim-pad>",
+    "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>",
+    "<reponame>", "<|file_sep|>",
+))  # fmt: skip
 """Tokens that llama.cpp takes for control tokens whatever the file says of them."""
 
 
@@ -90,8 +88,8 @@ def gguf_json(metadata: Mapping[str, Any], place: str) -> Json:
     model, tokens = about.get("model"), [text.decode() for text in about.get("tokens", [])]
     if model not in ("llama", "gpt2") or not tokens:
         raise UserError(
-            f"tokenizer.path: {place}: tokenizer.ggml.model is {model!r}; of GGUF files `llama` and "
-            "`gpt2` are read; take the tokenizer.json or the .model file that the model came with"
+            f"tokenizer.path: {place}: tokenizer.ggml.model is {model!r}; of GGUF files `llama` "
+            "and `gpt2` are read; take the tokenizer.json or .model file that the model came with"
         )
     kinds: Sequence[int] = about.get("token_type") or [1] * len(tokens)
     if len(kinds) != len(tokens) or len(set(tokens)) != len(tokens):
@@ -103,10 +101,14 @@ def gguf_json(metadata: Mapping[str, Any], place: str) -> Json:
     return value | {"post_processor": _frame(about, tokens, model)}
 
 
-def _pieces(about: Mapping[str, Any], tokens: Sequence[str], kinds: Sequence[int], place: str) -> Json:
+def _pieces(
+    about: Mapping[str, Any], tokens: Sequence[str], kinds: Sequence[int], place: str
+) -> Json:
     scores: Sequence[float] = about.get("scores", [])
     if len(scores) != len(tokens):
-        raise UserError(f"tokenizer.path: {place}: {len(scores):,} scores for {len(tokens):,} tokens")
+        raise UserError(
+            f"tokenizer.path: {place}: {len(scores):,} scores for {len(tokens):,} tokens"
+        )
     normal = {t: s for t, s, k in zip(tokens, scores, kinds, strict=True) if k == 1}
     unknown = next((t for t, k in zip(tokens, kinds, strict=True) if k == UNKNOWN), tokens[0])
     ids = {token: i for i, token in enumerate(tokens)}
@@ -120,7 +122,7 @@ def _pieces(about: Mapping[str, Any], tokens: Sequence[str], kinds: Sequence[int
 def _byte_level(
     about: Mapping[str, Any], tokens: Sequence[str], kinds: Sequence[int], place: str
 ) -> Json:
-    name = about.get("pre")
+    name: str = about.get("pre", "")
     if name not in SPLITTINGS:
         raise UserError(
             f"tokenizer.path: {place}: "
@@ -162,26 +164,8 @@ def _added(tokens: Sequence[str], kinds: Sequence[int]) -> Iterator[Json]:
 def _frame(about: Mapping[str, Any], tokens: Sequence[str], model: str) -> Json | None:
     """BOS and EOS of the file around a text."""
     usual = {"bos": 1, "eos": 2} if model == "llama" else {}
-    ids = {role: about.get(f"{role}_token_id", usual.get(role)) for role in ("bos", "eos")}
-    return frame(*(tokens[i] if i is not None and i < len(tokens) else None for i in ids.values()),
-                 {token: i for i, token in enumerate(tokens)})  # fmt: skip
-
-
-def frame(bos: str | None, eos: str | None, ids: Mapping[str, int]) -> Json | None:
-    """The post-processor of a tokenizer.json that puts BOS and EOS around a text."""
-    names = [name for name in (bos, eos) if name is not None]
-    if not names:
-        return None
-    text: Json = {"Sequence": {"id": "A", "type_id": 0}}
-    before, after = (
-        [{"SpecialToken": {"id": name, "type_id": 0}}] if name is not None else []
-        for name in (bos, eos)
-    )
-    second: Json = {"Sequence": {"id": "B", "type_id": 0}}
-    single = [*before, text, *after]
-    return {
-        "type": "TemplateProcessing",
-        "single": single,
-        "pair": [*single, *before, second, *after],
-        "special_tokens": {n: {"id": n, "ids": [ids[n]], "tokens": [n]} for n in names},
-    }
+    ids: list[int | None] = [
+        about.get(f"{role}_token_id", usual.get(role)) for role in ("bos", "eos")
+    ]
+    bos, eos = (str(tokens[i]) if i is not None and i < len(tokens) else None for i in ids)
+    return frame(bos, eos, {token: i for i, token in enumerate(tokens)})

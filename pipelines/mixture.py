@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from pipelines.chat_options import Chat
 from pipelines.cleaning import Decontam, Dedup, SourceDecontam
 from pipelines.options import Frozen, Names, Paths, Real, Token, Weight, Whole
+from pipelines.published_ranks import RankUse
 from pipelines.templates.fill_in import FillIn
 from pipelines.templates.long_qa import LongQA
 from pipelines.templates.multi_document import MultiDocument
@@ -226,6 +227,16 @@ class Source(Frozen):
         return self.schema_ in (*_TASKS, "long_data")
 
 
+class RankFile(Frozen):
+    """What a tiktoken rank file leaves out."""
+
+    pattern: str
+    """Regular expression that splits text, as its library reads it."""
+
+    special_tokens: dict[str, int] = {}
+    """Special tokens and their ids, beside those that a tokenizer_config.json lists."""
+
+
 class TokenizerSpec(Frozen):
     """Which vocabulary, and what stands around each document."""
 
@@ -239,6 +250,17 @@ class TokenizerSpec(Frozen):
 
     eos: Token = True
     """What stands after each document, likewise."""
+
+    tiktoken: RankUse | RankFile | None = None
+    """Of a tiktoken rank file: what it belongs to (r50k_base, p50k_base, cl100k_base, o200k_base,
+    o200k_harmony, llama3, llama4, qwen or kimi), or how it splits text. The files that Llama 3,
+    Llama 4 and OpenAI published are known by their digests, but that of o200k_base, which has two
+    uses."""
+
+    @property
+    def rank_file(self) -> RankUse | dict[str, Any] | None:
+        """`tiktoken`, as plain values."""
+        return self.tiktoken.model_dump() if isinstance(self.tiktoken, RankFile) else self.tiktoken
 
 
 class Order(Frozen):

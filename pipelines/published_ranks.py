@@ -7,11 +7,20 @@ digest is known needs no name.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
+
+from pipelines.byte_level import GPT2
+
+RankUse = Literal[
+    "r50k_base", "p50k_base", "cl100k_base", "o200k_base", "o200k_harmony", "llama3", "llama4",
+    "qwen", "kimi",
+]  # fmt: skip
+"""Published uses of rank files: OpenAI's encodings by their names, and families of models."""
+
+RANK_USES: tuple[RankUse, ...] = get_args(RankUse)
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _END = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _UPPER, _LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
 
 
@@ -67,7 +76,9 @@ _LLAMA3 = (
     "<|step_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>",
     "<|python_tag|>", "<|image|>", *_reserved(2, 246),
 )  # fmt: skip
-_LLAMA4_TEXT, _LLAMA4_VISION = (f"{n}_reserved_special_token_" for n in ("text_post_train", "vision"))
+_LLAMA4_TEXT, _LLAMA4_VISION = (
+    f"{n}_reserved_special_token_" for n in ("text_post_train", "vision")
+)
 _LLAMA4 = (
     "<|begin_of_text|>", "<|end_of_text|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>",
     "<|header_start|>", "<|header_end|>", "<|eom|>", "<|eot|>", "<|step|>",
@@ -85,13 +96,13 @@ _HARMONY = {
 } | {f"reserved_{i}": i for i in (200000, 200001, 200004, *range(200009, 200012),
                                   *range(200013, 200018), *range(200019, 201088))}  # fmt: skip
 
-PUBLISHED: Mapping[str, Published] = {
+PUBLISHED: Mapping[RankUse, Published] = {
     "r50k_base": Published(
-        _GPT2, _at(endoftext=50256), None, "<|endoftext|>",
+        GPT2, _at(endoftext=50256), None, "<|endoftext|>",
         digests=("306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",),
     ),
     "p50k_base": Published(
-        _GPT2, _at(endoftext=50256), None, "<|endoftext|>",
+        GPT2, _at(endoftext=50256), None, "<|endoftext|>",
         digests=("94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069",),
     ),
     "cl100k_base": Published(

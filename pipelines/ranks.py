@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipelines.byte_level import Json, added_token, byte_level_json, merges_of_ranks, spell
+from pipelines.byte_level import Json, added_token, byte_level_json, frame, merges_of_ranks, spell
 from pipelines.errors import UserError
 from pipelines.probe import probe_texts
-from pipelines.published_ranks import PUBLISHED
+from pipelines.published_ranks import PUBLISHED, RANK_USES, RankUse
 
 Encode = Callable[[str], Sequence[int]]
 
@@ -41,13 +41,14 @@ class Ranks:
     def tokenizer_json(self) -> Json:
         """The same vocabulary as a tokenizer.json."""
         ids = {spell(token): rank + self.first for token, rank in self.ranks.items()}
-        return byte_level_json(
-            self.special | ids if self.first else ids | self.special,
+        value = byte_level_json(
+            {**self.special, **ids} if self.first else {**ids, **self.special},
             merges_of_ranks(self.ranks),
             patterns=[self.pattern],
             added=[added_token(text, i, special=True) for text, i in self.special.items()],
             normalizer=dict(self.normalizer) if self.normalizer else None,
         )
+        return value | {"post_processor": frame(self.bos, self.eos, self.special)}
 
 
 def is_tekken(value: Json) -> bool:
@@ -99,7 +100,10 @@ def parse_ranks(content: bytes) -> dict[bytes, int]:
 
 
 def read_ranks(
-    content: bytes, ranks: Mapping[bytes, int], said: str | Mapping[str, Any] | None, config: Json
+    content: bytes,
+    ranks: Mapping[bytes, int],
+    said: RankUse | Mapping[str, Any] | None,
+    config: Mapping[str, Any],
 ) -> Ranks:
     """Read a tiktoken rank file with what it leaves out.
 
@@ -125,7 +129,7 @@ def read_ranks(
         raise UserError(
             "tokenizer.path: a rank file says neither how text is split nor its special tokens, "
             "and this one is none that is known by its digest; say what it belongs to "
-            f"(tokenizer.tiktoken: {' | '.join(PUBLISHED)}), or give both (tokenizer.tiktoken: "
+            f"(tokenizer.tiktoken: {' | '.join(RANK_USES)}), or give both (tokenizer.tiktoken: "
             "{pattern: REGEX, special_tokens: {TEXT: ID}})"
         )
     listed = {t["content"]: int(i) for i, t in config.get("added_tokens_decoder", {}).items()}
@@ -146,7 +150,7 @@ def read_ranks(
     )  # fmt: skip
 
 
-def _published_as(content: bytes) -> str | None:
+def _published_as(content: bytes) -> RankUse | None:
     digest = hashlib.sha256(content).hexdigest()
     return next((name for name, use in PUBLISHED.items() if digest in use.digests), None)
 
@@ -180,9 +184,10 @@ def proved_json(vocabulary: Ranks) -> bytes:
     content = json.dumps(vocabulary.tokenizer_json(), ensure_ascii=False).encode()
     tokenizer: Any = Tokenizer.from_str(content.decode())
     tokenizer.encode_special_tokens = True
-    for text in (*probe_texts(), *every_character()):
-        got: Sequence[int] = tokenizer.encode(text, add_special_tokens=False).ids
-        if list(got) != list(vocabulary.encode(text)):
+    texts = [*probe_texts(), *every_character()]
+    encoded: Any = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    for text, got in zip(texts, encoded, strict=True):
+        if got.ids != list(vocabulary.encode(text)):
             raise UserError(
                 f"tokenizer.path: as a tokenizer.json this vocabulary gives other ids than "
                 f"{vocabulary.library}, first for the text {text[:60]!r}; its pattern "
@@ -196,8 +201,8 @@ def proved_json(vocabulary: Ranks) -> bytes:
 def every_character() -> tuple[str, ...]:
     """Every character of the scripts, each beside letters, digits, spaces and marks.
 
-    Libraries know characters of different editions of Unicode, and patterns ask what a character is.
-    Of the large blocks of ideographs and syllables, which editions seldom touch, only ends are here.
+    Libraries know characters of different editions of Unicode, and patterns ask what a character
+    is. Of the large blocks of ideographs and syllables, which editions seldom touch, only ends.
     """
     edges = (0x3400, 0x4DBF, 0x4E00, 0x9FFF, 0xAC00, 0xD7A3, 0x20000, 0x2A6DF, 0x30000, 0x323AF)
     codes = [
@@ -205,6 +210,5 @@ def every_character() -> tuple[str, ...]:
         *(edge + i for edge in edges for i in range(-3, 4)), *range(0xE0000, 0xE0200),
     ]  # fmt: skip
     kept = [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
-    return tuple(
-        "".join(f"a{c}b {c}{c}1{c}\n" for c in kept[i : i + 512]) for i in range(0, len(kept), 512)
-    )
+    beside = [f"a{c}b {c}{c}1{c}'{c}\n" for c in kept]
+    return tuple("".join(beside[i : i + 512]) for i in range(0, len(beside), 512))

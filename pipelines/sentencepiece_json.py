@@ -60,8 +60,8 @@ def sentencepiece_json(content: bytes) -> Json:
         text = base64.b64encode(charsmap).decode()
         steps.append({"type": "Precompiled", "precompiled_charsmap": text})
     if settings.get(REMOVE_SPACES, True):
-        for pattern, content in ((r"\A +| +\z", ""), (" {2,}", " ")):  # `Strip` takes more
-            steps.append({"type": "Replace", "pattern": {"Regex": pattern}, "content": content})
+        for pattern, instead in ((r"\A +| +\z", ""), (" {2,}", " ")):  # `Strip` takes more
+            steps.append({"type": "Replace", "pattern": {"Regex": pattern}, "content": instead})
     prefix = bool(settings.get(DUMMY_PREFIX, True))
     divided = prefix and any(k == USER_DEFINED for _, _, k in pieces)
     value = pieces_json(model, added=added, prefix=prefix, steps=steps)
@@ -81,8 +81,9 @@ _FRONT_OF_TEXT: Json = {
 }
 """Puts a space in front of the text alone; `Prepend` would put one behind every added token too.
 
-`Metaspace` adds none where the text begins with what it adds. No text begins with a plain space when
-the normalizer is done, so the first step always adds one, and the second writes it as a piece."""
+`Metaspace` adds none where the text begins with what it adds. No text begins with a plain space
+when the normalizer is done, so the first step always adds one, and the second writes it as a piece.
+"""
 
 
 def merges_of_scores(scores: Mapping[str, float], ids: Mapping[str, int]) -> list[list[str]]:

@@ -2,17 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipelines import files
 from pipelines.bos_eos import CONFIGS, NOTHING, Beside, Named, find
 from pipelines.errors import UserError
 from pipelines.mixture import TokenizerSpec
+from pipelines.published_ranks import RankUse
 from pipelines.references import FORMATS, SENTENCEPIECE, kind_of, load_reference
+from pipelines.tokenizer_formats import ACCEPTED, OTHER_NAMES, read_vocabulary
 from pipelines.vocabulary import Reference
 
 CONFIG = "tokenizer_config.json"
@@ -109,15 +112,15 @@ def fetch_tokenizer(spec: TokenizerSpec) -> TokenizerFile:
         UserError: it cannot be found, is of no known kind, or BOS or EOS are not to be found.
     """
     place = _Place.of(spec.path)
-    path, content = place.vocabulary()
+    beside = place.beside()
+    path, content = place.vocabulary(spec.rank_file, beside.get(CONFIG, {}))
     kind = kind_of(content)
     try:
         vocabulary = load_reference(kind, content)
     except Exception as error:  # the libraries raise plain RuntimeError and Exception
         raise UserError(
-            f"tokenizer.path: {path} is neither a SentencePiece model nor a tokenizer.json: {error}"
+            f"tokenizer.path: {path} is none of {ACCEPTED}, or damaged: {error}"
         ) from error
-    beside = place.beside()
     bos = find("bos", spec.bos, vocabulary, beside)
     eos = find("eos", spec.eos, vocabulary, beside)
     legacy = beside.get(CONFIG, {}).get("legacy") is True
@@ -183,16 +186,21 @@ class _Place:
             return cls(path, path.rstrip("/") or "/", None)
         return cls(path, folder or ("/" if path.startswith("/") else "."), name)
 
-    def vocabulary(self) -> tuple[str, bytes]:
-        """Path and content of the tokenizer file.
+    def vocabulary(
+        self, ranks: RankUse | Mapping[str, Any] | None, config: Mapping[str, Any]
+    ) -> tuple[str, bytes]:
+        """Path of the tokenizer file, and what `read_vocabulary` makes of it.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or it cannot be read.
         """
         names = [f.file_name for f in FORMATS] if self._name is None else [self._name]
+        names += OTHER_NAMES if self._name is None else ()
         for name in names:
-            if (content := self._read(name)) is not None:
-                return self._join(name), content
+            path = self._join(name)
+            with _opened(path) as file:
+                if file is not None:
+                    return path, read_vocabulary(file, path, ranks, config)
         raise UserError(
             f"tokenizer.path: cannot read {self._path}: no such file"
             if self._name
@@ -222,16 +230,33 @@ class _Place:
         return name if self._folder == "." else files.join(self._folder, name)
 
     def _read(self, name: str) -> bytes | None:
-        path = self._join(name)
-        try:
-            if path.startswith(_PACKAGE):
-                package, _, inner = path.removeprefix(_PACKAGE).partition("/")
-                return resources.files(package).joinpath(inner).read_bytes()
-            return files.read_bytes(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ModuleNotFoundError, ValueError) as error:
-            raise UserError(f"tokenizer.path: cannot read {path}: {error}") from error
+        with _opened(self._join(name)) as file:
+            return file.read() if file else None
+
+
+@contextmanager
+def _opened(path: str) -> Generator[BinaryIO | None]:
+    """A file to read; None where there is none.
+
+    Raises:
+        UserError: it is there and cannot be read.
+    """
+    try:
+        with files.reachable(path), ExitStack() as stack:
+            try:
+                file = stack.enter_context(_open(path))
+            except (FileNotFoundError, NotADirectoryError):
+                file = None
+            yield file
+    except (OSError, ModuleNotFoundError, ValueError) as error:
+        raise UserError(f"tokenizer.path: cannot read {path}: {error}") from error
+
+
+def _open(path: str) -> Any:
+    if path.startswith(_PACKAGE):
+        package, _, inner = path.removeprefix(_PACKAGE).partition("/")
+        return resources.files(package).joinpath(inner).open("rb")
+    return files.open_binary(path)
 
 
 _PACKAGE = "package://"

@@ -26,6 +26,7 @@ from pipelines.mixture import (
     Filters,
     Mixture,
     Order,
+    RankFile,
     Source,
     TokenizerSpec,
 )
@@ -52,10 +53,15 @@ def type_name(annotation: Any) -> str:
     """How a person would say a type."""
     if annotation == Token:
         return "true, false, text or integer"
+<<<<<<< HEAD
     if "Mapping[str" in str(annotation):
         return "mapping of names to values"
     if "datetime" in str(annotation):
         return "date"
+=======
+    if RankFile in get_args(annotation):
+        return "text, or see RankFile"
+>>>>>>> a95e4df (Read Unigram, tekken, tiktoken rank and GGUF vocabularies, each compared with its own library)
     names = {int: "integer", float: "number", str: "text", bool: "true or false"}
     if str(annotation).startswith("tuple[") and "float" in str(annotation):
         return "two numbers"
@@ -70,6 +76,8 @@ def type_name(annotation: Any) -> str:
         if plain in names and (plain is not str or option is annotation):
             return names[plain]
     text = str(annotation)
+    if text == "dict[str, int]":
+        return "mapping of texts to integers"
     if "dict[" in text:
         return f"mapping of names to {'reasons' if 'dict[str, str]' in text else 'sources'}"
     for model in (annotation, *get_args(annotation)):
@@ -88,7 +96,7 @@ def type_name(annotation: Any) -> str:
 
 def key_tables() -> str:
     """The keys of every part of the mixture, as Markdown."""
-    models = (Mixture, Source, TokenizerSpec, Filters, Order, Fields, Abstracts, Decontam)
+    models = (Mixture, Source, TokenizerSpec, RankFile, Filters, Order, Fields, Abstracts, Decontam)
     templates = (Chat, ChatFilters, FillIn, Mix, LongQA, MultiDocument, Passages, Promptsource)
     return tables((*models, TaskRules, SourceDecontam, Dedup, *templates, Summary))
 

@@ -180,8 +180,8 @@ def test_a_vocabulary_without_bos_says_so(byte_level_json: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"not a model", "neither a SentencePiece model nor a tokenizer.json"),
-     (b'{"model": 1}', "neither a SentencePiece model nor a tokenizer.json"),
+    [(b"not a model", "none of a tokenizer.json, a SentencePiece model"),
+     (b'{"model": 1}', "none of a tokenizer.json, a SentencePiece model"),
      (None, "cannot read")],
 )  # fmt: skip
 def test_a_file_that_is_no_tokenizer_is_named(
