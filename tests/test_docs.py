@@ -53,15 +53,12 @@ def type_name(annotation: Any) -> str:
     """How a person would say a type."""
     if annotation == Token:
         return "true, false, text or integer"
-<<<<<<< HEAD
     if "Mapping[str" in str(annotation):
         return "mapping of names to values"
     if "datetime" in str(annotation):
         return "date"
-=======
     if RankFile in get_args(annotation):
         return "text, or see RankFile"
->>>>>>> a95e4df (Read Unigram, tekken, tiktoken rank and GGUF vocabularies, each compared with its own library)
     names = {int: "integer", float: "number", str: "text", bool: "true or false"}
     if str(annotation).startswith("tuple[") and "float" in str(annotation):
         return "two numbers"

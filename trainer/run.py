@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import json
-import shutil
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from pipelines.shards import ShardedDataset
 from trainer.cache import RemoteDataset
 from trainer.checkpoint import write_whole
 from trainer.config import FREE, TrainConfig, config_record
+from trainer.tokenizer_files import write_tokenizer
 
 RUN, LOCK = "run.json", "lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -38,9 +38,9 @@ def claim_run(
 ) -> Generator[bool]:
     """Begin a run in an empty folder, or check that it is the one that goes on there.
 
-    Writes `run.json`, the model's `config.json`, and the data set's tokenizer file; anew where no
-    checkpoint was written yet. Gives whether one was. The folder is locked as long as the context
-    lasts, or the process; not on file systems without locks, which is said.
+    Writes `run.json`, the model's `config.json`, and the data set's tokenizer for AutoTokenizer;
+    anew where no checkpoint was written yet. Gives whether one was. The folder is locked as long as
+    the context lasts, or the process; not on file systems without locks, which is said.
 
     Raises:
         UserError: the folder holds something else, or another process trains there.
@@ -104,11 +104,11 @@ def _begin(
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     write_whole(folder / RUN, json.dumps({**record, "versions": versions}, indent=1) + "\n")
     model_config.save_pretrained(folder)
-    name = dataset.manifest["tokenizer"]["file"]
+    about = dataset.manifest["tokenizer"]
     remote = isinstance(dataset, RemoteDataset)
-    source = dataset.fetch(name) if remote else dataset.folder / name
-    if source.exists():
-        shutil.copyfile(source, folder / name)
+    source = dataset.fetch(about["file"]) if remote else dataset.folder / about["file"]
+    if source.exists() and (note := write_tokenizer(folder, source.read_bytes(), about)):
+        print(f"note: {folder}: {note}", file=sys.stderr)
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
