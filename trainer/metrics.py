@@ -66,9 +66,9 @@ class Step:
 
     number: int
     loss: float
-    """Mean over the tokens with loss, nats."""
+    """Mean over the tokens with loss, nats; NaN where there are none."""
     gradient_norm: float
-    """Before clipping."""
+    """Before clipping; NaN where no token carries loss."""
     learning_rate: float
     tokens: int
     """Processed, padding too."""
@@ -79,7 +79,8 @@ class Step:
     flops_visible: float
     flops_non_causal: float
     skipped: int = 0
-    """Steps so far that were skipped because a number was not finite."""
+    """Steps so far that changed neither weights nor states: no token carried loss, or a number was
+    not finite."""
 
 
 class Log:
@@ -125,10 +126,10 @@ class Log:
 
     def _line(self, values: Mapping[str, Any], step: Step) -> str:
         eta = (self._steps - step.number) * step.tokens / ((self._speed or 1) * self._ranks)
+        learned = [f"loss {step.loss:.4f}", f"grad {step.gradient_norm:.3g}"]
         parts = [
             f"step {step.number:,}/{self._steps:,}",
-            f"loss {step.loss:.4f}",
-            f"grad {step.gradient_norm:.3g}",
+            *(learned if step.loss_tokens else ["no token with loss, nothing changed"]),
             f"lr {step.learning_rate:.3g}",
             f"{values['tokens_per_s_per_gpu']:,.0f} tok/s/gpu",
         ]

@@ -53,6 +53,11 @@ class Setup:
         """
         config = load_config(options.config, options.set)
         dataset = open_dataset(options.data, cache=options.cache)
+        if not dataset.manifest["totals"]["loss_tokens"]:
+            raise UserError(
+                f"{dataset.folder}: no token of this data set carries loss, so nothing can be "
+                "learned from it; build it anew, with `loss: all` or records that have answers"
+            )
         seq_len = dataset.seq_len
         steps = total_steps(config, len(dataset), seq_len)
         microbatches(config, dist.get_world_size())

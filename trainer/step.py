@@ -40,7 +40,8 @@ class Training:
     done: int = 0
     """Steps done."""
     skipped: int = 0
-    """Of these, steps that changed nothing because a number was not finite."""
+    """Of these, steps that changed neither weights nor states: no token carried loss, or a number
+    was not finite."""
     asked: bool = False
     """Whether this process was asked to stop; `take_step` tells all ranks."""
     stop: bool = False
@@ -77,7 +78,11 @@ def take_step(run: Training, batches: Sequence[Microbatch], *, begin: float, wai
     n_loss, seen, looked_up = sums.tolist()
     run.stop = stop > 0
     rate = learning_rate(run.config, run.done, run.steps)
-    if all(map(math.isfinite, values)):
+    if not n_loss:  # gradients of zero would still let momentum and decay move the weights
+        values = [math.nan] * len(values)
+        _report_silence(run, batches)
+        run.skipped += 1
+    elif all(map(math.isfinite, values)):
         for group in run.optimizer.param_groups:
             group["lr"] = rate
         run.optimizer.step()
@@ -127,6 +132,23 @@ def _to(device: torch.device, tensor: Tensor) -> Tensor:
     if device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _report_silence(run: Training, batches: Sequence[Microbatch]) -> None:
+    """Name the sequences of a step in which no token carries loss, on rank 0."""
+    names = ", ".join(map(str, _of_all_ranks([int(i) for b in batches for i in b.indices])))
+    if dist.get_rank() == 0:
+        print(
+            f"warning: step {run.done + 1:,}: no token of its sequences carries loss (sequences "
+            f"{names}); the data counts as seen, weights and optimizer stay as they are",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+
+def _of_all_ranks(indices: list[int]) -> list[int]:
+    of_all: list[list[int]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(of_all, indices)
+    return sorted(i for some in of_all for i in some)
 
 
 def _report(
