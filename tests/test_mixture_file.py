@@ -211,8 +211,8 @@ def test_the_message_begins_with_the_file_and_the_number_of_faults(load, tmp_pat
          "of texts"),
         ("schema: redpajama", "schema: redpyjama", "line 11: sources.books.schema: must be 'text', "
          "'redpajama', 'long_data', 'oig', 'pile', 'c4', 'p3', 'natural_instructions', 'sharegpt', "
-         "'messages', 'openorca', 'alpaca', 'oasst' or 'inst_text' (given: 'redpyjama'); did you "
-         "mean 'redpajama'?"),
+         "'messages', 'prompt_completion', 'openorca', 'alpaca', 'oasst' or 'inst_text' (given: "
+         "'redpyjama'); did you mean 'redpajama'?"),
         ("schema: redpajama", "sample: 1.5", "line 11: sources.books.sample: must be less than or "
          "equal to 1 (given: 1.5)"),
         ("schema: redpajama", "stream_sequences: 2", "line 8: sources.books: stream_sequences "
