@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from test_readers import splits_of, texts_of
 
 from pipelines import build
 from pipelines.errors import FaultsError, UserError
-from pipelines.formats import side_file
-from pipelines.listing import Listing, list_files
+from pipelines.formats import COMPRESSIONS, FORMATS, side_file
+from pipelines.listing import ATTRIBUTES, NOT_SAVED, UNKNOWN, Listing, list_files
 
 SIDE_FILES = {
     "hidden": [
@@ -76,6 +77,15 @@ def test_every_side_file_is_passed_over_for_its_reason_and_read_where_it_is_name
 
 def test_names_that_only_resemble_side_files_are_documents():
     assert [name for name in DOCUMENTS if side_file(name)] == []
+
+
+def test_the_document_names_every_ending_and_every_reason():
+    text = (Path(__file__).parents[1] / "docs" / "mixture.md").read_text()
+    inputs = text.partition("\n## Inputs\n")[2].partition("\n## ")[0]
+    said = set(re.findall(r"`([^`]+)`", inputs))
+    assert {f"*{ending}" for ending in FORMATS} <= said
+    assert COMPRESSIONS.keys() <= said
+    assert {*SIDE_FILES, UNKNOWN, NOT_SAVED, ATTRIBUTES} <= said
 
 
 def test_folders_of_editors_and_of_unfinished_jobs_are_passed_over_whole_and_count_once(tmp_path):
