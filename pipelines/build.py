@@ -126,7 +126,11 @@ def _run(args: argparse.Namespace, beam_flags: list[str], report: Reporter) -> N
     )
     tokenizer = load_tokenizer(file)
     report.say(f"tokenizer: {tokenizer.describe()}")
-    for note in (*file.notes, *tokenizer.slow):
+    templates = {source.name: source.spec.template for source in job.sources}
+    warned = [
+        f"sources.{name}.chat: {t.warning}" for name, t in templates.items() if t and t.warning
+    ]
+    for note in (*file.notes, *tokenizer.slow, *warned):
         report.warn(note)
     if args.output and claim_output(job, dry_run=True):
         report.result(f"{output}: this very data set is there already")

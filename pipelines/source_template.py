@@ -41,7 +41,8 @@ def template_spec(
             inputs = list_passages(source.multi_document.passages, data_root=data_root)
             spec = replace(spec, passages=build_index(source.multi_document, inputs, store))
         if spec.reads_records:
-            spec.renderer()  # a template that cannot be used is found before anything is read
+            # A template that cannot be used is found before anything is read.
+            spec = replace(spec, warning=spec.renderer().warning)
     except UserError as error:
         raise UserError(f"sources.{name}.{key}: {error}") from error
     return spec

@@ -270,3 +270,17 @@ def test_a_system_prompt_that_a_template_has_no_place_for_is_not_lost_in_silence
         "Be brief."
         in renderer(CHATML, system="Be brief.")(Conversation(None, turns("q", "a"))).text
     )
+
+
+def test_marks_that_leave_out_the_end_decide_and_are_warned_of():
+    jinja = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+        "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ eos_token }}{% endfor %}"
+    )
+    render = renderer(jinja)
+    assert "would not learn to stop" in render.warning
+    rendered = render(Conversation(None, turns("q", "a")))
+    assert answers(rendered) == ["a"]
+    assert [c.loss for c in rendered.controls] == [False, False]
+    assert not renderer(CHATML).warning
+    assert not renderer(jinja, without_end=True).warning

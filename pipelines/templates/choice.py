@@ -22,6 +22,7 @@ from pipelines.templates import long_qa, multi_document, summary
 from pipelines.templates.chat import chat_renderer
 from pipelines.templates.few_shot import render_example, render_prompt
 from pipelines.templates.fill_in import FillIn, fill_in
+from pipelines.templates.jinja_chat import JinjaChat
 from pipelines.templates.jinja_source import ChatTemplate
 from pipelines.templates.long_qa import LongQA
 from pipelines.templates.multi_document import MultiDocument
@@ -51,6 +52,9 @@ class Renderer:
     is_chat: bool = False
     """It reads conversations: it judges all other fields itself, and a null is no value."""
 
+    warning: str = ""
+    """What a person should know of the template before the work."""
+
 
 @dataclass(frozen=True)
 class TemplateSpec:
@@ -77,6 +81,9 @@ class TemplateSpec:
 
     content: bytes = b""
     """Of `promptsource`: its file."""
+
+    warning: str = ""
+    """Of `chat`: what a person should know of the template before the work."""
 
     passages: str | None = None
     """Of `multi_document`: path of the index; its name is a digest of its content's origin."""
@@ -151,7 +158,9 @@ class TemplateSpec:
                 render(found), parts=parts_of_conversation(found, render) if windows else None
             )
 
-        return Renderer(frozenset(CHAT_SCHEMAS[self.schema].fields), conversation, is_chat=True)
+        fields = frozenset(CHAT_SCHEMAS[self.schema].fields)
+        warning = render.warning if isinstance(render, JinjaChat) else ""
+        return Renderer(fields, conversation, is_chat=True, warning=warning)
 
     def _promptsource(self, options: Promptsource) -> Renderer:
         templates = prompt_templates(options, self.content)

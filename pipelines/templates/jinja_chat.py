@@ -6,7 +6,7 @@ prompt and the next turn. Special tokens that the template wrote become control 
 text stays text whatever it holds. A record of which the template would lose something is refused.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -33,8 +33,8 @@ def jinja_renderer(
     date: datetime | None = None,
     arguments: Mapping[str, Any] | None = None,
     without_end: bool = False,
-) -> Callable[[Conversation], Rendered]:
-    """A function that renders conversations by a Jinja template.
+) -> "JinjaChat":
+    """A renderer of conversations by a Jinja template.
 
     It raises BadRecordError: template_failed, template_lost_turn, template_changed_text,
     turn_not_found, field_not_rendered, tools_not_rendered, no_answer.
@@ -67,24 +67,34 @@ def jinja_renderer(
     given = {name: token for name, token in tokens.items() if token}
     output = JinjaOutput(default, tool_use, {**given, **(arguments or {})}, Marks(special))
     renderer = _tried(output, system=system, special=frozenset(special), tokens=given)
-    if not without_end and not renderer.end_of_answers().strip():
-        raise UserError(
-            f"{template.place}: nothing that the chat template writes behind an answer is "
-            "learned, so the model would not learn to stop; let the template write an end "
-            "({{ eos_token }}, and inside {% generation %} where it has that), or accept this "
-            "with `without_end: true`"
-        )
-    return renderer.render
+    if without_end or renderer.end_of_answers().strip():
+        return renderer
+    fault = (
+        f"{template.place}: nothing that the chat template writes behind an answer is learned, so "
+        "the model would not learn to stop"
+    )
+    if default.generation:
+        renderer.warning = f"{fault}; {{% generation %}} ends before it"
+        return renderer
+    raise UserError(
+        f"{fault}; let the template write an end ({{{{ eos_token }}}}), or accept this with "
+        "`without_end: true`"
+    )
 
 
-class _Renderer:
+class JinjaChat:
+    """Renders conversations."""
+
+    warning = ""
+    """What a person should know of the template."""
+
     def __init__(self, output: JinjaOutput, system: str | None) -> None:
         self._output = output
         self._system = system
         self._turns = Turns(output)
         self._lost = Lost(output)
 
-    def render(self, conversation: Conversation) -> Rendered:
+    def __call__(self, conversation: Conversation) -> Rendered:
         """Text, answers and control tokens of one conversation."""
         messages = messages_of(conversation, self._system)
         tools = conversation.tools
@@ -184,7 +194,7 @@ def _tried(
     system: str | None,
     special: frozenset[str],
     tokens: Mapping[str, str],
-) -> _Renderer:
+) -> JinjaChat:
     """A renderer that has rendered plain conversations, of one question and of two.
 
     Raises:
@@ -195,13 +205,13 @@ def _tried(
     once = Turn("user", "A question?"), Turn("assistant", "An answer.")
     twice = *once, Turn("user", "And then?"), Turn("assistant", "This and that.")
     try:
-        renderer = _Renderer(output, system)
-        renderer.render(Conversation(None, once))
+        renderer = JinjaChat(output, system)
+        renderer(Conversation(None, once))
     except BadRecordError as bad:
         parts = replace(output, in_parts=True)
         if not _renders(parts, system, once):
             raise _unusable(place, bad) from None
-        renderer = _Renderer(parts, system)
+        renderer = JinjaChat(parts, system)
     own = renderer.own_text([QUESTION, ANSWER])
     for name, token in tokens.items():
         if token in own and token not in special:
@@ -210,7 +220,7 @@ def _tried(
                 "template that belongs to the vocabulary"
             )
     try:
-        renderer.render(Conversation(None, twice))
+        renderer(Conversation(None, twice))
     except BadRecordError as bad:
         if bad.reason != "template_failed":  # it may refuse more than one question
             raise _unusable(place, bad) from None
@@ -219,7 +229,7 @@ def _tried(
 
 def _renders(output: JinjaOutput, system: str | None, turns: tuple[Turn, ...]) -> bool:
     try:
-        _Renderer(output, system).render(Conversation(None, turns))
+        JinjaChat(output, system)(Conversation(None, turns))
     except BadRecordError:
         return False
     return True

@@ -51,6 +51,7 @@ class Turns:
             marked,
             look,
             steered=any(tag in said for tag in self._output.of(tools).tags),
+            text=marked.text,
             borders=sorted(marked.starts[i] for i in given if i in marked.starts),
         )
         found: dict[int, Span] = {}
@@ -133,9 +134,7 @@ class _Record:
     borders: Sequence[int]
     """Where contents begin that are not the assistant's, ascending."""
 
-    @property
-    def text(self) -> str:
-        return self.marked.text
+    text: str
 
     def anchor(self, place: int) -> int:
         """The last message before an answer that is not one, and is marked; -1 for none."""
