@@ -174,6 +174,8 @@ def _without_documents(job: Job, corpora: dict[str, Corpus]) -> list[str]:
         if quotas[name] and not corpus.uid:
             reasons = sorted(corpus.dropped_reasons().items())
             why = ", ".join(f"{n:,} {reason}" for reason, n in reasons) or "it holds no records"
+            first = next((r["evidence"] for r in dropped_records(name, corpus)), "")
+            why += f" (the first: {first})" if first else ""
             faults.append(f"sources.{name}: none of {corpus.n_read:,} records is left: {why}")
     return faults
 
