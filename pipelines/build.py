@@ -31,7 +31,7 @@ from pipelines.report import (
     decontam_table,
     dropped_table,
     estimate_table,
-    passed_over_table,
+    passed_over_lines,
     plan_title,
     plural,
     sample_table,
@@ -160,7 +160,7 @@ def _print_plan(
     estimates: dict[str, Estimate] = {s.name: estimate(s, tokenizer) for s in job.sources}
     mixture = job.mixture
     report.say(f"\n{plan_title(mixture)}\n\n{estimate_table(mixture, estimates)}\n")
-    if passed_over := passed_over_table(job):
+    if passed_over := passed_over_lines(job):
         report.say(f"{passed_over}\n")
     if dropped := sample_table(estimates):
         report.say(f"{dropped}\n")

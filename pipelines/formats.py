@@ -42,6 +42,7 @@ _METADATA = re.compile(
 _DOCUMENTATION = re.compile(
     r"(readme([-_. ].*)?|licen[cs]e|copying|notice|citation|changelog)(\.[a-z]+)?"
 )
+_PROSE = ("", ".rst", ".cff", ".bib", ".pdf")
 _CHECKSUM = re.compile(r".*\.(crc|md5|sha1|sha256|sha512|asc|sig)|(md5|sha\d+)sums?(\.txt)?")
 
 
@@ -80,6 +81,7 @@ def side_file(name: str) -> str | None:
         return CACHE
     if _METADATA.fullmatch(lower):
         return METADATA
-    if _DOCUMENTATION.fullmatch(lower) and format_of(name) in (None, "text", "html"):
+    is_prose = format_of(name) in ("text", "html") or ending_of(name) in _PROSE
+    if is_prose and _DOCUMENTATION.fullmatch(lower):
         return DOCUMENTATION
     return CHECKSUM if _CHECKSUM.fullmatch(lower) else None

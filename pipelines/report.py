@@ -75,14 +75,14 @@ def estimate_table(mixture: Mixture, estimates: Mapping[str, Estimate]) -> str:
     return table(header, rows)
 
 
-def passed_over_table(job: Job) -> str:
-    """Files beside the documents that are not read, and why; empty if there are none."""
-    rows = [
-        (s.name, over.reason, f"{over.count:,}", ", ".join(over.examples))
-        for s in job.sources
-        for over in s.passed_over
-    ]
-    return table(("source", "not read because", "files", "such as"), rows) if rows else ""
+def passed_over_lines(job: Job) -> str:
+    """Files beside the documents that are not read, a line for each source and reason."""
+    return "\n".join(
+        f"{source.name}: not read, {over.reason}: {plural(over.count, 'file')} "
+        f"({', '.join(over.examples)}{', …' if over.count > len(over.examples) else ''})"
+        for source in job.sources
+        for over in source.passed_over
+    )
 
 
 def sample_table(estimates: Mapping[str, Estimate]) -> str:

@@ -36,6 +36,7 @@ SIDE_FILES = {
 DOCUMENTS = [
     "a.jsonl", "readme.jsonl", "license.parquet", "cache.arrow", "cache-1.jsonl", "metadata.jsonl",
     "state.jsonl", "statement.json", "licence_to_kill.txt", "manifesto.txt", "readmes.txt",
+    "readme_test.py",
 ]  # fmt: skip
 
 
@@ -274,11 +275,11 @@ def test_plan_and_manifest_name_what_was_passed_over(builder: Builder, capfd):
     source = {"a": {"weight": 1, "path": "in", "unknown_files": "skip"}}
     arguments = ["--mixture", str(builder.mixture(source)), "--data-root", str(builder.folder)]
     assert build.main([*arguments, "--dry-run"]) == 0
-    table = capfd.readouterr().out.partition("not read because")[2].splitlines()[1:4]
-    assert [line.split() for line in table] == [
-        ["a", "documentation", "1", "in/README.md"],
-        ["a", "hidden", "1", "in/_old/"],
-        ["a", "unknown", "ending", "1", "in/c.pdf"],
+    said = capfd.readouterr().out.splitlines()
+    assert [line for line in said if line.startswith("a: not read")] == [
+        "a: not read, documentation: 1 file (in/README.md)",
+        "a: not read, hidden: 1 file (in/_old/)",
+        "a: not read, unknown ending: 1 file (in/c.pdf)",
     ]
     built = builder.build(source, tokens=2_000)
     assert built.accounts[0].documents_read == 30
