@@ -36,6 +36,9 @@ class TokenizersReference:
         inner = inside_value(text)
         self._inside: Any = _load(json.dumps(inner)) if inner != text else self.tokenizer
         added = text.get("added_tokens") or []
+        self.texts_apart = not text.get("normalizer") or not any(t["normalized"] for t in added)
+        """Whether added tokens divide a text into parts that are texts of their own."""
+
         # A token that the model lacks gets the library's next free id, whatever the file says.
         self._added: dict[str, int] = {
             t["content"]: ids[t["content"]]
@@ -51,12 +54,12 @@ class TokenizersReference:
         self.own_bos, self.own_eos = _framing(value.get("post_processor"))
         self._pieces = ids
         self.begins_alike = self._inside is self.tokenizer
-        splits = self.begins_anywhere and len(self._special) < len(self._added)
-        self._divider: Any = _load(json.dumps(_divider(text))) if splits else None
+        self._splits = self.begins_anywhere and len(self._special) < len(self._added)
+        self._only_added = _divider(text)
 
     def encode(self, texts: Sequence[str], *, inside: bool = False) -> tuple[Ids, Offsets]:
         """See `Engine`."""
-        if inside and self._divider is not None:
+        if inside and self._splits:
             return join([np.asarray(self._continued(t), np.uint32) for t in texts])
         tokenizer = self._inside if inside else self.tokenizer
         encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -64,16 +67,32 @@ class TokenizersReference:
 
     def _continued(self, text: str) -> list[int]:
         """Only what stands before the first added token continues something; the rest does not."""
-        plain: list[int] = self._inside.encode(text, add_special_tokens=False).ids
-        sections = self._divider.encode(text, add_special_tokens=False)
-        at = next((i for i, kind in enumerate(sections.ids) if kind != _BETWEEN), None)
-        if at is None:
-            return plain
-        first = text[: sections.offsets[at - 1][1]] if at else ""
+        first = next(iter(self.sections(text)), None)
+        if not isinstance(first, str) or len(first) == len(text):
+            tokenizer = self.tokenizer if isinstance(first, int) else self._inside
+            return tokenizer.encode(text, add_special_tokens=False).ids
         begun, whole = (
             self.tokenizer.encode(part, add_special_tokens=False).ids for part in (first, text)
         )
         return [*self._inside.encode(first, add_special_tokens=False).ids, *whole[len(begun) :]]
+
+    def sections(self, text: str) -> list[str | int]:
+        """The ids of the added tokens in a text, as the library finds them, and what lies between.
+
+        White space that a token takes along is in neither.
+        """
+        divider, ids = self._divider
+        found = divider.encode(text, add_special_tokens=False)
+        return [
+            text[start:end] if kind == _BETWEEN else ids[kind]
+            for kind, (start, end) in zip(found.ids, found.offsets, strict=True)
+        ]
+
+    @cached_property
+    def _divider(self) -> tuple[Any, dict[int, int]]:
+        divider = _load(json.dumps(self._only_added))
+        added = divider.get_added_tokens_decoder().items()
+        return divider, {number: self._added[token.content] for number, token in added}
 
     @cached_property
     def decoder(self) -> Any:

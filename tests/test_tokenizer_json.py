@@ -142,6 +142,14 @@ def test_runs_of_spaces_are_taken_from_the_longest_on() -> None:
     assert found.engine_name == "gigatoken"
 
 
+@pytest.mark.parametrize("name", ["prepend", "always"])
+def test_a_space_behind_added_tokens_still_allows_a_fast_engine(name: str) -> None:
+    assert loaded(name).engine_name == "gigatoken between added tokens"
+    text = "a<think> b" * 2
+    ids = ids_of(loaded(name).engine, text)
+    assert ids == library(name).encode(text, add_special_tokens=False).ids
+
+
 def test_added_tokens_keep_the_ids_that_the_library_gives_them() -> None:
     """Special ones before them are not in the model, and the file's ids have a gap."""
     value = json.loads(byte_level().to_str())
