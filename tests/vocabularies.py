@@ -62,10 +62,9 @@ def llama_json(*tokens: AddedToken, prefix: str = "prepend") -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts(), trainer)
     value = json.loads(tokenizer.to_str())
-    value["added_tokens"] = value["added_tokens"][:3]
+    value |= {"added_tokens": value["added_tokens"][:3], "pre_tokenizer": None}
     tokenizer = Tokenizer.from_str(json.dumps(value))
     if prefix == "prepend":
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([])
         tokenizer.normalizer = normalizers.Sequence(
             [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
         )
