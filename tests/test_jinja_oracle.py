@@ -168,6 +168,18 @@ def test_a_special_word_that_the_template_looks_for_is_a_control_token_in_answer
     assert spelled(render(talk)) == transformers(THINKING, talk)
 
 
+TWO_ANSWERS = Conversation(None, (*turns("q", "a"), answer("b"), *turns("r", "c")))
+ANSWER_FIRST = Conversation(None, (answer("a"), *turns("q", "b")))
+
+
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if "alternating" not in name])
+@pytest.mark.parametrize("talk", [TWO_ANSWERS, ANSWER_FIRST], ids=["two answers", "answer first"])
+def test_answers_that_follow_each_other_or_come_first_are_learned_one_by_one(name, talk):
+    expected = transformers(TEMPLATES[name], talk)
+    for render in RENDERERS[name]:
+        assert spelled(render(talk)) == expected
+
+
 def test_arguments_reach_the_template_and_unknown_ones_are_a_fault():
     talk = Conversation(None, turns("q", "a"))
     silent = renderer(unmarked(THINKING), arguments={"enable_thinking": False})(talk)

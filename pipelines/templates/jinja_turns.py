@@ -72,9 +72,11 @@ class Turns:
         )
         if prompt and (at := record.behind(prompt, anchor)) is not None:
             return at
-        # There may be no form for what stands before an answer that comes first.
+        # An answer that comes first may have no form before it; one behind another answer has that
+        # in another form where it is the last.
         generation = self._generation()
-        left, first = record.left(anchor), record.marked.starts.get(place, len(record.text))
+        left = record.marked.ends.get(place - 1, record.left(anchor))
+        first = record.marked.starts.get(place, len(record.text))
         at = record.text.find(generation, left, first) if generation else -1
         if at < 0:
             raise BadRecordError("turn_not_found", f"no generation prompt of turn {place + 1}")
@@ -109,13 +111,14 @@ class Turns:
         """Where an output ends that stops behind a turn, in the whole output."""
         anchor = record.anchor(place)
         left = record.left(anchor)
-        tail = done.text[done.ends.get(anchor, 0) if anchor >= 0 else 0 :]
+        output = done.text.removesuffix(self._seams.unasked)
+        tail = output[done.ends.get(anchor, 0) if anchor >= 0 else 0 :]
         if record.text.startswith(tail, left):
             return left + len(tail)
         if place in record.marked.ends and place in done.ends:
             left = record.marked.ends[place]
             between = record.text[left : record.right(left)]
-            n = self._seams.common(done.text[done.ends[place] :], between)
+            n = self._seams.common(output[done.ends[place] :], between)
             return left + n if n else None
         return _aligned(tail, record.text[left : record.right(left)], left)
 
