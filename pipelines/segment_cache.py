@@ -90,10 +90,10 @@ class SegmentCacheEngine:
             UnicodeEncodeError: a text holds half a surrogate pair, which has no UTF-8.
         """
         prefix = " " if self._prefix and not inside else ""
-        plain = [prefix + text.replace(SPACE, " ") if text else "" for text in texts]
+        plain = (prefix + text.replace(SPACE, " ") if text else "" for text in texts)
         if self._own_pattern is None:
-            return self._encode_plain(plain)
-        return self._encode_between(plain, self._own_pattern)
+            return self._encode_plain([text.encode() for text in plain])
+        return self._encode_between([*plain], self._own_pattern)
 
     def _encode_between(
         self, texts: Sequence[str], pattern: re.Pattern[str]
@@ -104,7 +104,7 @@ class SegmentCacheEngine:
         merges nothing with it.
         """
         divided = [pattern.split(text) for text in texts]  # between, piece, between, …
-        between = [part for parts in divided for part in parts[::2]]
+        between = [part.encode() for parts in divided for part in parts[::2]]
         ids, offsets = self._encode_plain(between)
         firsts = np.cumsum([0, *(len(parts) // 2 + 1 for parts in divided)])
         followed = np.ones(len(between), np.bool_)
@@ -114,9 +114,8 @@ class SegmentCacheEngine:
         return found, offsets[firsts] + firsts - np.arange(len(firsts))
 
     def _encode_plain(
-        self, texts: Sequence[str]
+        self, encoded: Sequence[bytes]
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
-        encoded = [text.encode() for text in texts]
         ends = np.cumsum([0, *map(len, encoded)])
         # The zeros let _load8 read on.
         data = np.frombuffer(b"".join([*encoded, bytes(33)]), np.uint8)
