@@ -284,3 +284,14 @@ def test_marks_that_leave_out_the_end_decide_and_are_warned_of():
     assert [c.loss for c in rendered.controls] == [False, False]
     assert not renderer(CHATML).warning
     assert not renderer(jinja, without_end=True).warning
+
+
+def test_the_blank_at_the_end_of_a_question_is_not_learned_before_a_control_token():
+    jinja = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
+        "{{ '<|im_start|>' + m.content + eos_token }}{% endgeneration %}"
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    rendered = renderer(jinja)(Conversation(None, turns("What? ", "a")))
+    assert spelled(rendered, marked=True) == "What? <|im_start|>!a</s>!"
+    assert answers(rendered) == ["a"]

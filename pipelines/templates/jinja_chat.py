@@ -153,15 +153,17 @@ def _overlap(span: Span, other: Span) -> bool:
 def _written(marked: Marked, spans: Sequence[Span]) -> Rendered:
     """The output as a document in which these spans are learned.
 
-    A lone space before a span is learned with it: the model writes it with its first word.
+    A lone space before a span of text is learned with it: the model writes it with its first word.
 
     Raises:
         BadRecordError: no_answer.
     """
     text, writer = marked.text, Writer()
     steps: list[tuple[int, bool]] = []
+    begins = {start for start, _ in marked.controls}
     for start, end in sorted(span for span in spans if span[0] < span[1]):
-        steps += [(_with_space(text, start), False), (end, True)]
+        begin = start if start in begins else _with_space(text, start)
+        steps += [(begin, False), (end, True)]
     if not steps:
         raise BadRecordError("no_answer", "nothing of the template's output is learned")
     controls = iter([*marked.controls, (len(text), len(text) + 1)])
