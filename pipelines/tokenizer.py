@@ -7,6 +7,7 @@ like `</s>` into a control token.
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,8 +37,31 @@ class Engine(Protocol):
         ...
 
 
+_NEW = re.compile(
+    "[\u088f\u0c5c\u0cdc\u1acf-\u1aeb\u20c1\u2b96\ua7ce-\ua7d4\ua7f1\ufbc3-\ufbd2\ufd90\ufd91"
+    "\ufdc8-\ufdce\U00010000-\U0001d3ff\U0001d800-\U0001efff\U0001f6d8\U0001f777-\U0001f77a"
+    "\U0001f8d0-\U0001f8d8\U0001fa54-\U0001fa57\U0001fa8a\U0001fa8e\U0001fac8\U0001facd\U0001faea"
+    "\U0001faef\U0001fbfa\U0002a6e0-\U0010ffff]"
+)
+"""Characters of Unicode 17, and blocks beyond U+FFFF that still get characters. What a pattern or a
+normalizer makes of a text depends on what a character is, and libraries know different versions."""
+
+_SUSPECT = np.array([0xD800 <= c < 0xE000 or bool(_NEW.match(chr(c))) for c in range(1 << 16)])
+"""Of each unit of UTF-16, whether it may belong to one of them; far quicker to look up."""
+
+
+def _has_new(text: str) -> bool:
+    if text.isascii():
+        return False
+    units = np.frombuffer(text.encode("utf-16-le", "surrogatepass"), np.uint16)
+    return bool(_SUSPECT[units].any()) and _NEW.search(text) is not None
+
+
 class GigatokenEngine:
-    """`gigatoken`, for the beginnings of documents and for what stands inside them."""
+    """`gigatoken`, for the beginnings of documents and for what stands inside them.
+
+    Texts with characters that it may know less of than the library go to the library.
+    """
 
     def __init__(self, file: TokenizerFile, *, added: bool = True) -> None:
         value = _gigatoken_value(file)
@@ -45,10 +69,24 @@ class GigatokenEngine:
         inner = inside_value(value)
         self._beginnings = _Gigatoken(json.dumps(value))
         self._inside = self._beginnings if inner == value else _Gigatoken(json.dumps(inner))
+        self._reference = reference(file)
 
     def encode(self, texts: Sequence[str], *, inside: bool = False) -> tuple[Ids, Offsets]:
         """See `Engine`."""
-        return (self._inside if inside else self._beginnings).encode(texts)
+        fast = self._inside if inside else self._beginnings
+        new = {i for i, text in enumerate(texts) if _has_new(text)}
+        if not new:
+            return fast.encode(texts)
+        found: list[Ids] = [np.zeros(0, np.uint32)] * len(texts)
+        others = [i for i in range(len(texts)) if i not in new]
+        for chosen, encode in ((others, fast.encode), (sorted(new), self._slow(inside))):
+            ids, offsets = encode([texts[i] for i in chosen])
+            for number, i in enumerate(chosen):
+                found[i] = ids[offsets[number] : offsets[number + 1]]
+        return join(found)
+
+    def _slow(self, inside: bool) -> Callable[[Sequence[str]], tuple[Ids, Offsets]]:
+        return lambda texts: self._reference.encode(texts, inside=inside)
 
 
 class _Gigatoken:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,9 +18,10 @@ from tokenizers import models, normalizers, pre_tokenizers
 from vocabularies import added, byte_level, llama_json, sentencepiece_model, unigram_json
 
 from pipelines.references import SENTENCEPIECE, TOKENIZERS
-from pipelines.tokenizer import Tokenizer, load_tokenizer
+from pipelines.tokenizer import GigatokenEngine, Tokenizer, load_tokenizer
 from pipelines.tokenizer_file import TokenizerFile, reference
 from pipelines.tokenizer_json import TokenizersReference
+from pipelines.vocabulary import Ids, Offsets
 
 RUNS = [added(" " * n, normalized=True) for n in range(12, 1, -1)]
 THINK = [added("<think>"), added("</think>"), added("<tool_call>")]
@@ -237,3 +239,25 @@ def test_a_user_defined_piece_that_ends_documents_is_no_text() -> None:
     assert found.engine_name == "segment cache"
     assert found.reference.special_id("<|im_end|>") == end
     assert ids_of(found.engine, "the people") == processor.encode("the people")
+
+
+def test_texts_with_characters_that_libraries_may_not_know_yet_go_to_the_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Gigatoken 0.10 takes Unicode 17's digits for no digits, so patterns divide them elsewhere."""
+    engine = GigatokenEngine(TokenizerFile(content("reasoning"), TOKENIZERS))
+    given: list[str] = []
+    encode = engine._beginnings.encode
+
+    def spied(texts: Sequence[str]) -> tuple[Ids, Offsets]:
+        given.extend(texts)
+        return encode(texts)
+
+    monkeypatch.setattr(engine._beginnings, "encode", spied)
+    known = ["", "plain", "Lé’ 漢字", "😀 \U0001d49c \U00020000"]
+    new = ["a \U00011de0\U00011de1 b", "\u1acf", "x\U0001f8d0", "\U000e0041"]
+    mixed = [text for pair in zip(known, new, strict=True) for text in pair]
+    ids, offsets = engine.encode(mixed)
+    assert given == known
+    want = [e.ids for e in library("reasoning").encode_batch(mixed, add_special_tokens=False)]
+    assert [ids[a:b].tolist() for a, b in pairwise(offsets)] == want
