@@ -124,6 +124,7 @@ BAD_REASONS = frozenset(
         "unknown_turn_form",
         "turns_without_roles",
         "chosen_is_text",
+        "turns_in_one_text",
         "broken_calls",
         "broken_tools",
         "broken_inst_tags",

@@ -28,6 +28,7 @@ def template_spec(
         seq_len=mixture.seq_len,
         few_shot=source.policy == "few_shot",
         ignored=tuple(sorted(source.ignore_fields)),
+        learns_all=source.loss == "all",
         special=tuple(truth.specials),
         bos=tokenizer.bos_token.text,
         eos=tokenizer.eos_token.text,

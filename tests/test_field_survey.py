@@ -44,6 +44,23 @@ def test_the_plan_lists_unread_fields_with_the_share_of_records_that_have_them(b
     assert "not read" not in said
 
 
+def test_an_answer_that_is_not_to_be_learned_is_never_learned_with_loss_on_all(builder, capfd):
+    """Loss on everything and an answer without loss contradict each other."""
+    wrong = TALK[1] | {"content": "Five.", "train": False}
+    records = [{"messages": TALK}, {"messages": [TALK[0], wrong, *TALK]}]
+    status, said = plan(builder, capfd, records, loss="all")
+    assert status == 0
+    assert "not_to_learn           1 of 2" in said
+    status, said = plan(builder, capfd, records)
+    assert status == 0
+    assert "not_to_learn" not in said
+
+
+def test_token_labels_beside_the_turns_are_listed(builder, capfd):
+    _, said = plan(builder, capfd, [{"messages": TALK, "labels": [-100, 5]}])
+    assert "talk: fields not read: labels 100%\n" in said
+
+
 @pytest.mark.parametrize("place", ["turn", "record"])
 def test_a_field_that_speaks_of_loss_stops_the_plan_with_its_values_and_the_way_out(
     builder, capfd, place

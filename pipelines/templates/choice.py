@@ -12,7 +12,7 @@ import msgspec
 from pipelines.chat_filters import chat_drop_reason
 from pipelines.chat_options import Chat
 from pipelines.chat_schemas import CHAT_SCHEMAS, conversation_reader, language_of
-from pipelines.conversations import texts_in, turn_texts
+from pipelines.conversations import Conversation, texts_in, turn_texts
 from pipelines.mixture import TEMPLATES, Source, digest
 from pipelines.options import Frozen
 from pipelines.records import Made
@@ -71,6 +71,9 @@ class TemplateSpec:
     ignored: tuple[str, ...]
     """Of `chat`: fields that are read as if they were not there."""
 
+    learns_all: bool
+    """Whether every token carries loss, so that no answer can be shown without."""
+
     special: tuple[str, ...]
     """Special tokens of the vocabulary."""
 
@@ -103,7 +106,7 @@ class TemplateSpec:
         passages = self.passages.rsplit("/", 1)[-1] if self.passages else None
         return digest(
             self.name, self._plain_options(), self.schema, self.seed, self.seq_len, self.few_shot,
-            self.ignored, tokens, jinja, self.content, passages,
+            self.ignored, self.learns_all, tokens, jinja, self.content, passages,
         )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
@@ -153,6 +156,8 @@ class TemplateSpec:
             language = language_of(record, self.schema)
             if reason := chat_drop_reason(found, language, options.filters):
                 raise BadRecordError(*reason)
+            if self.learns_all:
+                _refuse_silent(found)
             windows = options.too_long == "windows"
             return Made(
                 render(found), parts=parts_of_conversation(found, render) if windows else None
@@ -219,6 +224,18 @@ def plain_conversations(source: Source) -> Renderer:
         return Made(Rendered("\n".join(text for text in texts if text)))
 
     return Renderer(frozenset(CHAT_SCHEMAS[source.schema_].fields), conversation, is_chat=True)
+
+
+def _refuse_silent(conversation: Conversation) -> None:
+    """Drop a conversation with an answer that is not learned, where everything carries loss.
+
+    Raises:
+        BadRecordError: not_to_learn.
+    """
+    for place, turn in enumerate(conversation.turns, 1):
+        if not turn.loss:
+            said = f"turn {place}: `loss: all` would learn it, `loss: answers` shows it without"
+            raise BadRecordError("not_to_learn", said)
 
 
 def _top(paths: Iterable[str]) -> frozenset[str]:
