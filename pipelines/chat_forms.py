@@ -1,5 +1,6 @@
 """The forms that a list of turns has in published data → a list of turns as objects."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ _PAIRS = (
 
 FORM_REASONS = frozenset(
     {"missing_turns", "turns_without_roles", "unknown_turn_form", "turn_not_an_object",
-     "unknown_role", "chosen_is_text"}
+     "unknown_role", "chosen_is_text", "turns_in_one_text"}
 )  # fmt: skip
 """Reasons that mean that a record has another form than its schema. Where no sampled record is
 read and these are all of the reasons, the plan stops."""
@@ -61,6 +62,22 @@ def listed_turns(value: Any, *, roles: Roles) -> list[RawTurn] | None:
         if not isinstance(item, Mapping):
             raise BadRecordError("turn_not_an_object", type(item).__name__)
     return items
+
+
+def refuse_dialogue(text: str, name: str) -> None:
+    """Refuse a text that is a whole dialogue, as Anthropic's preference data writes it.
+
+    Raises:
+        BadRecordError: turns_in_one_text.
+    """
+    if _DIALOGUE.match(text):
+        raise BadRecordError(
+            "turns_in_one_text",
+            f"'{name}' is a dialogue in one text (Human: …, Assistant: …); make it a list of turns",
+        )
+
+
+_DIALOGUE = re.compile(r"\s*Human: .*\n\nAssistant:", re.DOTALL)
 
 
 def as_turns(value: Any) -> list[RawTurn] | None:
@@ -157,6 +174,8 @@ def with_chosen(turns: list[RawTurn], chosen: Any) -> list[RawTurn]:
     one = isinstance(chosen, Mapping) and side_of(chosen)
     answer = turns_in([chosen] if one else chosen)
     if answer is None:
+        if isinstance(chosen, str):
+            refuse_dialogue(chosen, "chosen")
         if not turns or not isinstance(chosen, str):
             raise BadRecordError("chosen_is_text", "'chosen' is no list of turns")
         answer = [_answered(chosen)]

@@ -5,14 +5,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from pipelines.chat_forms import Roles, as_turns, only_one, turns_in, turns_of, with_chosen
+from pipelines.chat_forms import (
+    Roles,
+    as_turns,
+    only_one,
+    refuse_dialogue,
+    turns_in,
+    turns_of,
+    with_chosen,
+)
 from pipelines.chat_turns import (
+    CALL_SIDES,
     REASONING_NAMES,
     RawRole,
     RawTurn,
+    add_turn,
     from_json,
     read_turn,
     role_of,
+    side_of,
     tools_of,
     turn_text,
 )
@@ -75,7 +86,9 @@ def read_conversation(
     kept: list[Turn] = []
     for turn, kind, learn in zip(turns, kinds, learned, strict=True):
         if kind != "system":
-            kept.append(read_turn(turn, kind, learned=learn))
+            add_turn(
+                kept, read_turn(turn, kind, learned=learn), is_call=side_of(turn) in CALL_SIDES
+            )
         elif turn is not turns[0]:
             raise BadRecordError("system_turn_inside", "a system turn that is not the first")
     if schema.turns is None:
@@ -167,6 +180,7 @@ def _prompt_completion(record: Record) -> list[RawTurn]:
     if asked is not None:
         found = turns_in(record[asked])
         text = text_of(record[asked], asked) if found is None else ""
+        refuse_dialogue(text, asked)
         turns += [{"role": "user", "content": text}] if found is None else found
     if answered == "chosen":
         turns = with_chosen(turns, record[answered])
@@ -208,7 +222,7 @@ def _only_instance(record: Record) -> Record:
 
 def _history(record: Record) -> list[RawTurn]:
     """What was said before: pairs of a question and an answer."""
-    pairs = from_json(record.get("history") or [])
+    pairs = from_json(record.get("history")) or []
     if not isinstance(pairs, list):
         raise BadRecordError("turn_not_an_object", "'history' must hold pairs")
     turns: list[RawTurn] = []
@@ -233,7 +247,8 @@ def _oasst(record: Record) -> list[RawTurn]:
     while node is not None:
         if node.get("role") not in ("prompter", "assistant"):
             raise BadRecordError("unknown_role", str(node.get("role")))
-        turns.append({"role": node["role"], "content": text_of(node.get("text"), "text")})
+        text_of(node.get("text"), "text")
+        turns.append({name: value for name, value in node.items() if name != "replies"})
         node = min(_replies(node), key=_rank, default=None)
     return turns
 

@@ -12,11 +12,14 @@ from pipelines.rendering import BadRecordError
 RawTurn = Mapping[str, Any]
 RawRole = Literal["system", "user", "assistant", "tool"]
 
+CALL_SIDES = ("function_call", "tool_call")
+"""Sides whose text is a call of a function, or a list of calls, as JSON."""
+
 ROLES: Mapping[str, Role] = {
     **dict.fromkeys(("human", "user", "prompter"), "user"),
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
     # The model has to write the call, and is given what comes of it.
-    **dict.fromkeys(("function_call", "tool_call"), "assistant"),
+    **dict.fromkeys(CALL_SIDES, "assistant"),
     **dict.fromkeys(
         ("tool", "function", "observation", "function_response", "tool_response", "ipython"), "tool"
     ),
@@ -85,9 +88,23 @@ def read_turn(turn: RawTurn, role: Role, *, learned: bool) -> Turn:
         name: text_of(turn[name], name) for name in _TEXT_FIELDS if not is_empty(turn.get(name))
     }
     for name in _OBJECT_FIELDS:
-        if not is_empty(turn.get(name)):
-            fields[name] = _calls(turn[name], name)
-    return Turn(role, turn_text(turn), role != "assistant" or (learned and said), fields)
+        if not is_empty(given := from_json(turn.get(name))):
+            fields[name] = _calls(given, name)
+    text = turn_text(turn)
+    if side_of(turn) in CALL_SIDES and (calls := _calls_in(text)):
+        text, fields = "", {**fields, "tool_calls": calls}
+    return Turn(role, text, role != "assistant" or (learned and said), fields)
+
+
+def add_turn(turns: list[Turn], turn: Turn, *, is_call: bool) -> None:
+    """Add a turn; one that is a call is joined to a call right before it, as calls made at once."""
+    before = turns[-1] if turns else turn
+    alike = before._replace(fields={}) == turn._replace(fields={})
+    if is_call and turns and alike and before.fields.keys() == turn.fields.keys() == {"tool_calls"}:
+        calls = [*before.fields["tool_calls"], *turn.fields["tool_calls"]]
+        turns[-1] = turn._replace(fields={"tool_calls": calls})
+    else:
+        turns.append(turn)
 
 
 def turn_text(turn: RawTurn) -> str:
@@ -121,12 +138,22 @@ def _part(part: Any) -> str:
 
 
 def _calls(value: Any, name: str) -> Any:
-    """Calls of functions, which may be written as JSON; their arguments stay as they are."""
-    value = from_json(value)
+    """Calls of functions; their arguments stay as they are."""
     calls = value if name == "tool_calls" else [value]
     if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
         raise BadRecordError("broken_calls", f"{name}: {value!r:.80}")
     return value
+
+
+def _calls_in(text: str) -> list[Mapping[str, Any]]:
+    """The calls of functions that a text is, as templates read them; none where it is no JSON."""
+    found = from_json(text)
+    calls = found if isinstance(found, list) else [found]
+    if not all(
+        isinstance(call, Mapping) and {"name", "arguments"} <= call.keys() for call in calls
+    ):
+        return []
+    return [{"type": "function", "function": call} for call in calls]
 
 
 def tools_of(value: Any, name: str) -> tuple[Mapping[str, Any], ...]:
@@ -135,9 +162,8 @@ def tools_of(value: Any, name: str) -> tuple[Mapping[str, Any], ...]:
     Raises:
         BadRecordError: broken_tools.
     """
-    if is_empty(value):
+    if is_empty(value := from_json(value)):
         return ()
-    value = from_json(value)
     found = [from_json(item) for item in (value if isinstance(value, list) else [value])]
     if not all(isinstance(item, Mapping) for item in found):
         raise BadRecordError("broken_tools", f"{name}: {value!r:.80}")
@@ -145,8 +171,8 @@ def tools_of(value: Any, name: str) -> tuple[Mapping[str, Any], ...]:
 
 
 def from_json(value: Any) -> Any:
-    """What a string holds as JSON; anything else, and any other string, as it is."""
-    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+    """What a string holds as JSON: a list, an object or null. Anything else as it is."""
+    if not isinstance(value, str) or (value != "null" and value.lstrip()[:1] not in ("[", "{")):
         return value
     try:
         return json.loads(value)

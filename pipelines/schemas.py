@@ -14,7 +14,13 @@ from pipelines.chat_schemas import CHAT_SCHEMAS
 from pipelines.chat_turns import without_nulls
 from pipelines.learn_marks import TEXT_MARKS, refuse_marked
 from pipelines.mixture import Fields, Source
-from pipelines.record_fields import CONTENT, MEDIA, TEXT_MEDIA, refuse_unread, speaks_of_loss
+from pipelines.record_fields import (
+    TEXT_MEDIA,
+    is_content,
+    media_of,
+    refuse_unread,
+    speaks_of_loss,
+)
 from pipelines.records import Document, Dropped, Made, RawRecord
 from pipelines.rendering import BadRecordError, Rendered
 from pipelines.templates.few_shot import render_example, render_prompt
@@ -209,9 +215,9 @@ def column_chooser(schema: Schema, renderer: "Renderer | None") -> Callable[[str
             return True
         if name in schema.ignored:
             return False
-        lower = name.lower()
-        judged = lower in MEDIA or lower in CONTENT if is_chat else name in TEXT_MEDIA
-        return judged or speaks_of_loss(name)
+        if speaks_of_loss(name):
+            return True
+        return bool(media_of(name)) or is_content(name) if is_chat else name in TEXT_MEDIA
 
     return needed
 
@@ -231,7 +237,7 @@ def _example(document: Document, value: Any, schema: Schema) -> Document:
 def plain(value: Any) -> Any:
     """The value with its bytes, at any depth, as text; tables are read as bytes.
 
-    Fields with pictures, sound or films stay as they are: a record that has them is dropped.
+    Pictures, sound and films stay as they are: a record that has them is dropped.
 
     Raises:
         BadRecordError: some of it is no UTF-8.
@@ -242,8 +248,15 @@ def plain(value: Any) -> Any:
         except UnicodeDecodeError as error:
             raise BadRecordError("invalid_utf8", str(error)) from None
     if isinstance(value, Mapping):
-        return {plain(k): v if k in MEDIA else plain(v) for k, v in value.items()}
+        return {plain(k): _medium(v) if media_of(str(k)) else plain(v) for k, v in value.items()}
     return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _medium(value: Any) -> Any:
+    try:
+        return plain(value)  # the name of a file, or an argument of a function
+    except BadRecordError:
+        return value
 
 
 def _decode_whole(line: bytes) -> Mapping[str, Any]:

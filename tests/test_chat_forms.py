@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.chat_forms import FORM_REASONS
 from pipelines.chat_schemas import conversation_reader
 from pipelines.conversations import Conversation, Turn, texts_in
 from pipelines.mixture import Source
@@ -86,7 +87,8 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("messages", {"messages": [{"speaker": "A", "utterance": "q"}]}, "unknown_turn_form",
      "speaker, utterance"),
     ("messages", {"messages": [U, "a"]}, "turn_not_an_object", "str"),
-    ("messages", {"chosen": "\n\nHuman: q\n\nAssistant: a"}, "chosen_is_text", "no list"),
+    ("messages", {"chosen": "\n\nHuman: q\n\nAssistant: a"}, "turns_in_one_text", "'chosen' is"),
+    ("messages", {"chosen": "a"}, "chosen_is_text", "no list"),
     ("messages", {"messages": [U, A], "chosen": [U | {"content": "r"}, B]}, "two_conversations",
      "does not go on"),
     ("messages", {"messages": [U, A], "data": [U, B]}, "two_conversations", "messages and data"),
@@ -238,6 +240,85 @@ def test_a_field_of_the_question_that_no_schema_reads_drops_the_record():
     assert reason("openorca", {"question": "q", "response": "a", "context": "c"})[0] == (
         "unread_field"
     )
+
+
+LONGER = {
+    "image_base64": "has_images", "images_list": "has_images", "screenshot": "has_images",
+    "audioFile": "has_audio", "video_bytes": "has_video",
+    "reasoning_trace": "unread_field", "thought_process": "unread_field", "ctxs": "unread_field",
+    "retrieved_passages": "unread_field", "available_tools": "unread_field",
+    "few_shot_examples": "unread_field", "sql_context": "unread_field", "think": "unread_field",
+}  # fmt: skip
+ABOUT: dict[str, Any] = {
+    "has_image": False, "n_images": 2, "image_id": "x", "reasoning_effort": "high",
+    "document_id": "x", "context_length": 12, "thinking_mode": "on", "tools_used": ["f"],
+    "reasoning_tokens": 3, "video_title": "x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LONGER)
+def test_longer_names_of_what_is_never_passed_over_are_known(name):
+    assert reason("messages", {"messages": [U, A], name: "x"})[0] == LONGER[name]
+    assert reason("messages", {"messages": [U, A | {name: ["x"]}]})[0] == LONGER[name]
+    assert reason("alpaca", {"instruction": "q", "output": "a", name: "x"})[0] == LONGER[name]
+    assert read("messages", {"messages": [U, A | {name: 0}], name: "[]"}) == QA
+
+
+@pytest.mark.parametrize("name", ABOUT)
+def test_what_only_tells_about_a_content_drops_nothing(name):
+    assert read("messages", {"messages": [U, A], name: ABOUT[name]}) == QA
+
+
+@pytest.mark.parametrize("side", ["function_call", "tool_call"])
+def test_a_turn_that_is_a_call_reaches_the_template_as_one(side):
+    call = {"name": "weather", "arguments": {"city": "Lima"}}
+    for value in (call, [call], [call, call]):
+        turns = [
+            {"from": "human", "value": "q"}, {"from": side, "value": json.dumps(value)},
+            {"from": "observation", "value": "19"}, {"from": "gpt", "value": "a"},
+        ]  # fmt: skip
+        found = read("sharegpt", {"conversations": turns}).turns[1]
+        n = len(value) if isinstance(value, list) else 1
+        calls = [{"type": "function", "function": call}] * n
+        assert found == Turn("assistant", "", True, {"tool_calls": calls})
+    twice = [turns[0], turns[1], turns[1], *turns[2:]]
+    calls = found.fields["tool_calls"]
+    assert read("sharegpt", {"conversations": twice}).turns[1].fields["tool_calls"] == 2 * calls
+    unlike = read("sharegpt", {"conversations": [*turns[:2], turns[1] | {"loss": 0}, *turns[2:]]})
+    assert [turn.loss for turn in unlike.turns[1:3]] == [True, False]
+    turns[1]["value"] = "<call>weather(Lima)</call>"
+    assert read("sharegpt", {"conversations": turns}).turns[1].text == turns[1]["value"]
+
+
+def test_messages_of_a_tree_are_turns_with_all_that_they_say():
+    def tree(**said: Any) -> dict[str, Any]:
+        reply = {"role": "assistant", "text": "a", "rank": 0, "labels": {"spam": 0}, "replies": []}
+        return {"prompt": {"role": "prompter", "text": "q", "replies": [reply | said]}}
+
+    assert read("oasst", tree()) == QA
+    assert read("oasst", tree(reasoning="hm")).turns[1].fields == {"reasoning": "hm"}
+    assert reason("oasst", tree(train=False))[0] == "no_answer"
+    assert reason("oasst", tree(images=["x"]))[0] == "has_images"
+    assert reason("oasst", tree(no_loss=True))[0] == "unknown_loss_field"
+
+
+@pytest.mark.parametrize("nothing", ["[]", "{}", "null", "", [], {}, None])
+def test_no_tools_and_no_calls_are_none_however_they_are_written(nothing):
+    record = {"messages": [U, A | {"tool_calls": nothing}], "tools": nothing}
+    assert read("messages", record) == QA
+
+
+def test_a_dialogue_in_one_text_is_refused_and_the_form_is_named():
+    asked = "\n\nHuman: q\n\nAssistant:"
+    for record in (
+        {"prompt": asked, "completion": " a"},
+        {"prompt": asked, "chosen": " a", "rejected": " b"},
+        {"chosen": f"{asked} a", "rejected": f"{asked} b"},
+    ):
+        assert reason("prompt_completion", record)[0] == "turns_in_one_text"
+    assert "turns_in_one_text" in FORM_REASONS
+    about = {"prompt": "What does 'Human: hi' mean?", "completion": "a"}
+    assert read("prompt_completion", about).turns[0].text == about["prompt"]
 
 
 # --- nothing that carries content is lost ---

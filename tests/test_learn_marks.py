@@ -111,7 +111,7 @@ def test_one_no_is_enough_where_several_marks_speak():
 
 SPEAKING = ["train_on_turn", "no_loss", "loss_scale", "is_trained", "trainable", "learn",
             "lossMask", "train_detail", "isTrain", "sample_weight", "assistant_masks",
-            "LOSS"]  # fmt: skip
+            "LOSS", "requires_grad", "backprop"]  # fmt: skip
 SILENT = ["constraint", "glossary", "learning_goal", "label", "taskmaster", "weigh", "restrained"]
 
 
