@@ -114,6 +114,8 @@ def reasons_in_the_code() -> set[str]:
             text = path.read_text()
             found |= set(re.findall(r"BadRecordError\(\s*\"(\w+)\"", text))
             found |= set(re.findall(r"missing=\"(\w+)\"", text))
+            found |= set(re.findall(r"BadRecordError\(\s*\"\w+\" if \w+ else \"(\w+)\"", text))
+            found |= set(re.findall(r"\"((?:two|has)_\w+)\"", text))
             found |= set(re.findall(r"\.dropped\(\s*\"(\w+)\"", text))
             found |= set(re.findall(r"return \"([a-z_]+)\", (?:f\"|repr|lang)", text))
     return found
@@ -217,11 +219,12 @@ def test_every_dropped_record_is_listed_with_its_place_and_reason(built):
         ("books.jsonl", 41, "duplicate"),
         ("books.jsonl", 42, "invalid_json"),
         ("books.jsonl", 43, "empty_text"),
+        ("asked.jsonl", 7, "too_many_tokens"),
     ]
     content = (built.dataset.folder.parent / "books.jsonl").read_bytes()
     assert content[records[1]["offset"] :].startswith(b"{broken\n")
     example = next(line for line in FORMATS.splitlines() if line.startswith('{"source":'))
-    assert [list(record) for record in records] == [list(json.loads(example))] * 3
+    assert [list(record) for record in records] == [list(json.loads(example))] * 4
 
 
 # --- digests -------------------------------------------------------------------------------
