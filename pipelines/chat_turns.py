@@ -100,7 +100,8 @@ def add_turn(turns: list[Turn], turn: Turn, *, is_call: bool) -> None:
     """Add a turn; one that is a call is joined to a call right before it, as calls made at once."""
     before = turns[-1] if turns else turn
     alike = before._replace(fields={}) == turn._replace(fields={})
-    if is_call and turns and alike and before.fields.keys() == turn.fields.keys() == {"tool_calls"}:
+    calls_alone = all(set(each.fields) == {"tool_calls"} for each in (before, turn))
+    if is_call and turns and alike and calls_alone:
         calls = [*before.fields["tool_calls"], *turn.fields["tool_calls"]]
         turns[-1] = turn._replace(fields={"tool_calls": calls})
     else:
