@@ -98,7 +98,7 @@ def _search(role: Role, reference: Reference, beside: Beside) -> Named:
         among = among or {n.id: n for n in named if n.id is not None}
     own = reference.own_bos if role == "bos" else reference.own_eos
     if own is not None and (not among or own in among):
-        return Named(own, reference.spelling(own), "the tokenizer file")
+        return _named(role, "the tokenizer file", own, reference)
     if among:
         names = ", ".join(f"{n.text!r} ({i})" for i, n in among.items())
         raise UserError(
@@ -145,9 +145,14 @@ def _named(role: Role, origin: str, token: int | str, reference: Reference) -> N
         UserError: the vocabulary has no such token.
     """
     if isinstance(token, int):
-        if 0 <= token < reference.vocab_size:
-            return Named(token, reference.spelling(token), origin)
-        fault = f"names id {token}, and the vocabulary has {reference.vocab_size:,} ids"
+        known = 0 <= token < reference.vocab_size
+        if known and (text := reference.spelling(token)) is not None:
+            return Named(token, text, origin)
+        fault = f"names id {token}, " + (
+            "which is no token's"
+            if known
+            else f"and the vocabulary has {reference.vocab_size:,} ids"
+        )
     elif (found := reference.token_id(token)) is not None:
         return Named(found, token, origin)
     else:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from pipelines import files
 from pipelines.bos_eos import CONFIGS, NOTHING, Beside, Named, find
 from pipelines.errors import UserError
+from pipelines.listed_tokens import ADDED, check_listed
 from pipelines.mixture import TokenizerSpec
 from pipelines.published_ranks import RankUse
 from pipelines.references import FORMATS, SENTENCEPIECE, kind_of, load_reference
@@ -121,6 +122,7 @@ def fetch_tokenizer(spec: TokenizerSpec) -> TokenizerFile:
         raise UserError(
             f"tokenizer.path: {path} is none of {ACCEPTED}, or damaged: {error}"
         ) from error
+    lacks = check_listed(vocabulary, path, beside, same_ids=kind == SENTENCEPIECE)
     bos = find("bos", spec.bos, vocabulary, beside)
     eos = find("eos", spec.eos, vocabulary, beside)
     legacy = beside.get(CONFIG, {}).get("legacy") is True
@@ -134,7 +136,8 @@ def fetch_tokenizer(spec: TokenizerSpec) -> TokenizerFile:
         _unmarked(vocabulary, {token.text for token in (bos, eos) if token.text}),
         vocabulary.begins_anywhere or (kind == SENTENCEPIECE and legacy),
     )
-    return replace(file, notes=tuple(_notes(file, vocabulary, beside)))
+    notes = (*_notes(file, vocabulary, beside), *((lacks,) if lacks else ()))
+    return replace(file, notes=notes)
 
 
 def _unmarked(vocabulary: Reference, names: Collection[str]) -> tuple[str, ...]:
@@ -215,7 +218,7 @@ class _Place:
             UserError: one cannot be read, or is no JSON object.
         """
         found: dict[str, Any] = {}
-        for name, _ in CONFIGS:
+        for name in (*(name for name, _ in CONFIGS), ADDED):
             if (content := self._read(name)) is None:
                 continue
             try:

@@ -18,9 +18,10 @@ ACCEPTED = (
     "a tokenizer.json, a SentencePiece model, a tekken.json, a tiktoken rank file or a GGUF file"
 )
 OTHER_NAMES = (
-    "tekken.json", "tiktoken.model", "qwen.tiktoken", "spiece.model", "sentencepiece.bpe.model"
+    "tekken.json", "tiktoken.model", "qwen.tiktoken", "spiece.model"
 )  # fmt: skip
-"""What other tokenizer files are called in a model's folder."""
+"""What other tokenizer files are called in a model's folder. `sentencepiece.bpe.model` is not among
+them: the models that call it so (XLM-R, mBART, NLLB) number its pieces anew."""
 
 
 def read_vocabulary(

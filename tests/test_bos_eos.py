@@ -150,6 +150,15 @@ def test_what_cannot_be_is_refused_with_the_file_that_says_it_and_the_way_out(
         fetch(folder(tmp_path, **configs), **keys)
 
 
+def test_a_post_processor_that_puts_an_id_beyond_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    path = folder(tmp_path, framed=("<bos>", "<eos>"))
+    value = json.loads((path / "tokenizer.json").read_text())
+    value["post_processor"]["special_tokens"]["<bos>"]["ids"] = [5000]
+    (path / "tokenizer.json").write_text(json.dumps(value))
+    with pytest.raises(UserError, match="the tokenizer file names id 5000, and the vocabulary has"):
+        fetch(path)
+
+
 def test_broken_json_beside_the_vocabulary_is_named(tmp_path: Path) -> None:
     folder(tmp_path)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": ')
@@ -194,7 +203,7 @@ def test_in_a_folder_with_both_the_file_that_transformers_loads_is_taken(tmp_pat
 
 
 def test_a_folder_without_a_tokenizer_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no tokenizer\.json or tokenizer\.model in this folder"):
+    with pytest.raises(UserError, match=r"no tokenizer\.json or tokenizer\.model or .* in this folder"):
         fetch(tmp_path)
     with pytest.raises(UserError, match=r"cannot read .*nowhere: no such file"):
         fetch(tmp_path / "nowhere")
