@@ -18,6 +18,10 @@ MAY_STAND_ALONE = ("tool_calls", "function_call", "refusal")
 """Fields of an answer that are one without any text."""
 
 
+_END_OF_THOUGHT = ("</think>", "</thinking>", "</thought>", "</reasoning>")
+"""What reasoning ends with that stands in a content; behind it comes the answer."""
+
+
 class Turn(NamedTuple):
     """What one side said at a time."""
 
@@ -70,7 +74,11 @@ def conversation(
     if not any(turn.loss for turn in kept if turn.role == "assistant"):
         raise BadRecordError("no_answer", "no turn that the model has to produce")
     for place, turn in enumerate(kept, 1):
-        if not turn.text.strip() and not any(turn.fields.get(name) for name in MAY_STAND_ALONE):
+        said = turn.text.strip()
+        thought_alone = turn.role == "assistant" and said.endswith(_END_OF_THOUGHT)
+        if (not said or thought_alone) and not any(
+            turn.fields.get(name) for name in MAY_STAND_ALONE
+        ):
             answer = turn.role == "assistant" and turn.loss
             raise BadRecordError("no_answer" if answer else "empty_turn", f"turn {place}")
     return Conversation(system, tuple(kept), tuple(tools))

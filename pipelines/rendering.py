@@ -89,7 +89,11 @@ def is_blank(text: str) -> bool:
     """Whether a text has nothing that can be seen: white space, and invisible characters such as a
     byte order mark or a zero-width space.
     """
-    return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text)
+    return all(c.isspace() or c in _BLANKS or unicodedata.category(c) in ("Cc", "Cf") for c in text)
+
+
+_BLANKS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\ufe0e\ufe0f\uffa0"
+"""Fillers, joiners and selectors that Unicode counts among letters, marks and symbols."""
 
 
 def _clip(span: Span, start: int, end: int) -> Span:

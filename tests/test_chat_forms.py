@@ -213,6 +213,17 @@ def test_reasoning_keeps_the_name_it_has_in_the_record(name):
     assert reason("messages", broken)[0] == "text_not_a_string"
 
 
+@pytest.mark.parametrize("text", ["<think>hm</think>", "<thinking>hm</thinking> \n"])
+def test_thinking_in_a_content_without_an_answer_behind_it_is_none(text):
+    thought = {"role": "assistant", "content": text}
+    assert reason("messages", {"messages": [U, thought]})[0] == "no_answer"
+    assert (
+        reason("messages", {"messages": [U, thought | {"train": False}, U, A]})[0] == "empty_turn"
+    )
+    called = read("messages", {"messages": [U, thought | {"tool_calls": [CALL]}]})
+    assert called.turns[1].text == text
+
+
 def test_a_refusal_is_an_answer_and_thinking_alone_is_none():
     refused = {"messages": [U, {"role": "assistant", "content": None, "refusal": "No."}]}
     assert read("messages", refused).turns[1] == Turn("assistant", "", True, {"refusal": "No."})
