@@ -169,7 +169,7 @@ def _print_plan(
     if faults := [
         f"sources.{name}: {fault}" for name, e in estimates.items() for fault in e.faults
     ]:
-        raise FaultsError("records that need a word in the mixture", faults)
+        raise FaultsError("records that the mixture does not describe", faults)
     for name, e in estimates.items():
         if sum(e.broken.values()) > max_bad * e.sampled:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(e.broken.items()))

@@ -9,6 +9,7 @@ import msgspec
 
 from pipelines.chat_schemas import CHAT_SCHEMAS
 from pipelines.chat_turns import TURN_FIELDS, from_json
+from pipelines.learn_marks import TEXT_MARKS
 from pipelines.prepare_spec import PrepareSpec
 from pipelines.record_fields import HARMLESS, is_empty, speaks_of_loss
 
@@ -23,7 +24,7 @@ class FieldSurvey:
         template = spec.template
         chat = CHAT_SCHEMAS[template.schema] if template and template.name == "chat" else None
         self._lists = chat.lists if chat else ()
-        more = chat.harmless if chat else ()
+        more = chat.harmless if chat else TEXT_MARKS
         self._known = HARMLESS.union(fields, spec.schema.ignored, more)
         self._known_in_turns = HARMLESS | TURN_FIELDS | {*spec.schema.ignored}
         self._n = 0

@@ -52,7 +52,7 @@ def says_learn(name: str, value: Any, where: str = "") -> bool:
     Raises:
         BadRecordError: unknown_weight, unknown_loss_mark: it is neither true nor false.
     """
-    flag = _flag(value)
+    flag = flag_of(value)
     if flag is None:
         raise _unknown(name, value, where)
     return flag != (name in NO_MARKS)
@@ -110,7 +110,8 @@ def _spread(said: Sequence[bool], roles: Sequence[str]) -> list[bool] | None:
     return [next(marks) if marked is roles or role in marked else True for role in roles]
 
 
-def _flag(value: Any) -> bool | None:
+def flag_of(value: Any) -> bool | None:
+    """What a value says where it is true or false, in any way that records write these."""
     if isinstance(value, bool | int | float):
         return bool(value) if value in (0, 1) else None
     return _FLAGS.get(value.lower()) if isinstance(value, str) else None

@@ -12,7 +12,7 @@ import msgspec
 
 from pipelines.chat_schemas import CHAT_SCHEMAS
 from pipelines.chat_turns import without_nulls
-from pipelines.learn_marks import TEXT_MARKS, refuse_marked
+from pipelines.learn_marks import TEXT_MARKS, flag_of, refuse_marked
 from pipelines.mixture import Fields, Source
 from pipelines.record_fields import (
     TEXT_MEDIA,
@@ -160,7 +160,8 @@ def document_parser(
         renderer: what makes the text instead of the schema's own fields.
     """
     read = renderer.fields if renderer else schema.fields
-    guarded = [n for n in (*TEXT_MEDIA, *TEXT_MARKS) if n not in read and n not in schema.ignored]
+    judged = (*TEXT_MEDIA, *TEXT_MARKS, *(("label",) if answers_only else ()))
+    guarded = [name for name in judged if name not in read and name not in schema.ignored]
     decode = _decode_whole if renderer else _decoder(sorted(read), guarded)
     never = frozenset(guarded)
     groups = tuple(path for path in schema.group if path != FILE)
@@ -170,7 +171,7 @@ def document_parser(
             return renderer.render(value)
         if not never.isdisjoint(value):
             _refuse(value, guarded)
-        if schema.right and _at(value, schema.right) in (False, 0):
+        if schema.right and flag_of(plain(_at(value, schema.right))) is False:
             raise BadRecordError("label_is_false", f"{schema.right}: false")
         if renderer:
             return renderer.render(value)
@@ -217,7 +218,9 @@ def column_chooser(schema: Schema, renderer: "Renderer | None") -> Callable[[str
             return False
         if speaks_of_loss(name):
             return True
-        return bool(media_of(name)) or is_content(name) if is_chat else name in TEXT_MEDIA
+        if is_chat:
+            return bool(media_of(name)) or is_content(name)
+        return name in TEXT_MEDIA or name == "label"
 
     return needed
 
@@ -275,6 +278,8 @@ def _refuse(value: Mapping[str, Any], guarded: Iterable[str]) -> None:
     found = {name: value[name] for name in guarded if value.get(name) is not None}
     marks = plain({name: field for name, field in found.items() if name in TEXT_MARKS})
     refuse_marked(marks, marks)
+    if found.get("label") is False:  # of a class it would be a number or a text
+        raise BadRecordError("label_is_false", "label: False")
     refuse_unread({n: field for n, field in found.items() if n not in marks}, frozenset())
 
 

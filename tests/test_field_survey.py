@@ -61,6 +61,13 @@ def test_token_labels_beside_the_turns_are_listed(builder, capfd):
     assert "talk: fields not read: labels 100%\n" in said
 
 
+def test_marks_of_plain_texts_are_understood_and_raise_no_question(builder, capfd):
+    records = [{"text": "one two three four"}, {"text": "five six", "train": False}]
+    status, said = plan(builder, capfd, records, schema=None, chat=None, loss="all")
+    assert status == 0
+    assert "not_to_learn           1 of 2" in said
+
+
 @pytest.mark.parametrize("place", ["turn", "record"])
 def test_a_field_that_speaks_of_loss_stops_the_plan_with_its_values_and_the_way_out(
     builder, capfd, place

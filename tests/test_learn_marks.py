@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from pipelines.chat_schemas import conversation_reader
 from pipelines.learn_marks import LIKED_MARKS, NO_MARKS, YES_MARKS
 from pipelines.record_fields import speaks_of_loss
+from pipelines.records import RawRecord
 from pipelines.rendering import BadRecordError
+from pipelines.schemas import SCHEMAS, Schema, document_parser
 
 YES = (True, 1, 1.0, "true", "True", "1")
 NO = (False, 0, 0.0, "false", "False", "0")
@@ -123,6 +126,31 @@ def test_a_field_that_speaks_of_loss_and_is_not_known_drops_the_record(name):
     assert learned({"messages": talk({name: None}), name: None}) == [True]
     read = conversation_reader("messages", ignored=[name])
     assert read({"messages": talk({name: False}), name: 1}).turns[-1].loss
+
+
+@pytest.mark.parametrize("value", [False, 0, "false", "False", "0", b"false"])
+def test_an_answer_that_is_called_wrong_is_dropped_however_that_is_written(value):
+    parse = document_parser(SCHEMAS["p3"], answers_only=True)
+    for wrong in (value, not value):
+        record = {"inputs": "q", "targets": "a", "is_correct": wrong}
+        found = parse(RawRecord(record, 0, -1))
+        expected = "label_is_false" if wrong in (value, False) else None
+        assert getattr(found, "reason", None) == expected
+
+
+@pytest.mark.parametrize(("label", "reason"), [
+    (False, "label_is_false"), (True, None), (0, None), ("bad", None), (None, None),
+])  # fmt: skip
+def test_a_disliked_answer_of_two_texts_is_dropped_and_a_class_is_none_of_our_business(
+    label, reason
+):
+    schema = Schema(text=("prompt", "completion"))
+    line = json.dumps({"prompt": "q", "completion": "a", "label": label}).encode()
+    for record in (line, json.loads(line)):
+        found = document_parser(schema, answers_only=True)(RawRecord(record, 0, -1))
+        assert getattr(found, "reason", None) == reason
+        found = document_parser(schema, answers_only=False)(RawRecord(record, 0, -1))
+        assert getattr(found, "reason", None) is None
 
 
 @pytest.mark.parametrize("name", SILENT)
