@@ -75,7 +75,9 @@ def side_file(name: str) -> str | None:
     of the data set, licences, checksums.
     """
     lower = name.lower()
-    if name.startswith((".", "_")):
+    # Of source code the underscore says something else: `__init__.py`, `_pytest.py`.
+    is_code = ending_of(name) not in ("", *FORMATS)
+    if name.startswith(".") or (name.startswith("_") and not is_code):
         return HIDDEN
     if lower.startswith(("cache-", "indices-")) and ending_of(name) == ".arrow":
         return CACHE

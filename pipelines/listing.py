@@ -265,7 +265,8 @@ def _walk(base: str, pattern: _Pattern) -> _Found:
                     (links if entry.is_symlink() else below).append((path, following))
                 else:
                     found.paths.append(path)
-            elif pattern.names(forbidden, folder=is_folder):
+            # Nobody misses compiled code, so it is not named.
+            elif entry.name != "__pycache__" and pattern.names(forbidden, folder=is_folder):
                 found.passed[f"{path}/" if is_folder else path] = str(side_file(entry.name))
         folders += reversed(below)
     return found

@@ -36,7 +36,7 @@ SIDE_FILES = {
 DOCUMENTS = [
     "a.jsonl", "readme.jsonl", "license.parquet", "cache.arrow", "cache-1.jsonl", "metadata.jsonl",
     "state.jsonl", "statement.json", "licence_to_kill.txt", "manifesto.txt", "readmes.txt",
-    "readme_test.py",
+    "readme_test.py", "__init__.py", "_impl.c",
 ]  # fmt: skip
 
 
