@@ -20,7 +20,7 @@ from pipelines.records import DEFINITION, Document, Dropped, InputFile
 from pipelines.rendering import BadRecordError, Rendered
 from pipelines.sketch import Sketcher
 from pipelines.tokenizer import Tokenizer
-from pipelines.vocabulary import Offsets, join
+from pipelines.vocabulary import EncodingError, Offsets, join
 from pipelines.windows import longest_runs, parts_of_text
 
 if TYPE_CHECKING:
@@ -193,6 +193,8 @@ class Preparer:
                 # Parts without an answer go together with those behind them, which may have one.
                 return bad if bad.reason == "no_answer" or end - start == 1 else None
             (encoded,) = self._encode([window])
+            if isinstance(encoded, BadRecordError):
+                return encoded
             return (window, encoded) if encoded else None
 
         runs = list(longest_runs(parts.n, fit)) if parts.n > 1 else []
@@ -205,7 +207,16 @@ class Preparer:
                 windows.append((window, found or too_long))
         return windows or [(text, too_long)]
 
-    def _encode(self, contents: Sequence[Rendered]) -> Sequence[Encoded | None]:
+    def _encode(self, contents: Sequence[Rendered]) -> Sequence[Encoded | BadRecordError | None]:
+        """The ids of documents; None for one that does not fit into a sequence."""
+        try:
+            return self._encode_all(contents)
+        except EncodingError as error:
+            if len(contents) == 1:
+                return [BadRecordError("tokenizer_failed", str(error))]
+        return [found for content in contents for found in self._encode([content])]
+
+    def _encode_all(self, contents: Sequence[Rendered]) -> Sequence[Encoded | None]:
         most = self._spec.max_tokens
         if most or self._spec.answers_only or any(map(has_parts, contents)):
             return encode_documents(contents, self._tokenizer, max_tokens=most)

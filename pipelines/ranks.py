@@ -168,6 +168,11 @@ def _tiktoken(
         )
     except ValueError as error:
         raise UserError(f"tokenizer.tiktoken.pattern: {error}") from error
+    if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
+        raise UserError(
+            f"tokenizer.path: a rank file has a token for each of the 256 bytes; this one lacks "
+            f"{len(missing)}, first {missing[0]:#04x}; it is damaged or cut off: fetch it again"
+        )
     if normalizer is None:
         return encoding.encode_ordinary
     return lambda text: encoding.encode_ordinary(unicodedata.normalize("NFC", text))

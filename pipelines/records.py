@@ -134,6 +134,7 @@ BAD_REASONS = frozenset(
         "unknown_kind",
         "bad_chunk",
         "template_failed",
+        "tokenizer_failed",
         "missing_task",
     }
 )

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from pipelines.vocabulary import Ids, Offsets, join
+from pipelines.vocabulary import Ids, Offsets, failures_of, join
 
 Json = dict[str, Any]
 Scheme = Literal["never", "first", "always"]
@@ -58,12 +58,17 @@ class TokenizersReference:
         self._only_added = _divider(text)
 
     def encode(self, texts: Sequence[str], *, inside: bool = False) -> tuple[Ids, Offsets]:
-        """See `Engine`."""
-        if inside and self._splits:
-            return join([np.asarray(self._continued(t), np.uint32) for t in texts])
-        tokenizer = self._inside if inside else self.tokenizer
-        encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return join([np.asarray(e.ids, np.uint32) for e in encoded])
+        """See `Engine`.
+
+        Raises:
+            EncodingError: the library fails on a text.
+        """
+        with failures_of("tokenizers"):
+            if inside and self._splits:
+                return join([np.asarray(self._continued(t), np.uint32) for t in texts])
+            tokenizer = self._inside if inside else self.tokenizer
+            encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+            return join([np.asarray(e.ids, np.uint32) for e in encoded])
 
     def _continued(self, text: str) -> list[int]:
         """Only what stands before the first added token continues something; the rest does not."""

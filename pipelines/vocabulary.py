@@ -1,6 +1,7 @@
 """What a vocabulary is to everything else, whichever library reads it."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -80,3 +81,22 @@ def join(encoded: Sequence[Ids]) -> tuple[Ids, Offsets]:
     offsets = np.zeros(len(encoded) + 1, np.int64)
     np.cumsum([len(ids) for ids in encoded], out=offsets[1:])
     return (np.concatenate(encoded) if encoded else np.zeros(0, np.uint32)), offsets
+
+
+class EncodingError(ValueError):
+    """A library failed on a text."""
+
+
+@contextmanager
+def failures_of(library: str) -> Generator[None]:
+    """Make an exception of a library's panic, which Python does not count among the exceptions.
+
+    Raises:
+        EncodingError: the library failed.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise EncodingError(f"{library}: {error}") from None

@@ -108,6 +108,13 @@ def test_special_tokens_may_not_have_ids_of_ranks(tmp_path: Path) -> None:
         fetch(rank_file(tmp_path / "x.tiktoken"), tiktoken=said)
 
 
+def test_a_rank_file_that_lacks_bytes_is_damaged(tmp_path: Path) -> None:
+    path = rank_file(tmp_path / "x.tiktoken")
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:200]))
+    with pytest.raises(UserError, match=r"lacks 56, first 0x.*fetch it again"):
+        fetch(path, tiktoken="llama3")
+
+
 def test_a_pattern_that_tokenizers_reads_otherwise_is_refused(tmp_path: Path) -> None:
     said = {"pattern": r"[a-z]+$|\s+|.", "special_tokens": {"<e>": 9_000}}
     with pytest.raises(UserError, match=r"other ids than tiktoken, first for the text"):
