@@ -60,7 +60,8 @@ def filled(mode: str, prompt: str, answer: str) -> str:
 
 def test_pieces_read_as_t5_and_openchatkit_write_them():
     only = {"r": 0.0, "s": 0.0, "x": 0.0}
-    assert drawn("a b c d", weights=only | {"s": 1}) == Rendered("[S2S] a b c d", ((11, 13),))
+    one = drawn("a b c d", weights=only | {"s": 1})
+    assert one == Rendered("[S2S] a b c d", ((11, 13),), divisions=((0, 13),))
     got = drawn("a b c d e f g h i j", 4, weights=only | {"x": 1})
     assert got.text == ("[NLG] a b<extra_id_0> d e f<extra_id_1><extra_id_0> c<extra_id_1> g h i j")
     (span,) = got.answers

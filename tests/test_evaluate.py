@@ -233,7 +233,7 @@ SHORT = ("perplexity", "--text", "b.txt")
         (("--rope", "base", "passkey", "--lengths", "400"), "--rope base: 1 fault"),
         (("--rope", "linear", "passkey", "--lengths", "60"), "nothing to scale"),
         (("--tokenizer", "nowhere", "passkey"), "nowhere: no such file or folder"),
-        (("--tokenizer", "/", "passkey"), "/: no tokenizer.model or tokenizer.json"),
+        (("--tokenizer", "/", "passkey"), "/: no tokenizer.json or tokenizer.model"),
         (("--tokenizer", "a.txt", "passkey"), "a.txt: no SentencePiece model"),
         (("--device", "nonsense", "passkey"), "--device nonsense: "),
     ],

@@ -124,7 +124,7 @@ CASES = {
     "llama2": chat(lambda text: f" {text.strip()} ", template="llama2"),
     "longllama": chat(lambda text: f" {text}", template="longllama"),
     "mistral": chat(lambda text: f" {text}", jinja=MISTRAL_CHAT),
-    "chatml": chat(plain, "<|im_end|>", jinja=CHATML),
+    "chatml": chat(plain, "<|im_end|>\n", jinja=CHATML),
     "llama 3": chat(str.strip, "<|eot_id|>", jinja=LLAMA3),
     "oig": Case({"fill_in": {"form": "oig"}}, st.fixed_dictionaries({"text": long})),
     "ul2, words": Case({"fill_in": {"form": "ul2", "piece_units": 16}},
@@ -187,10 +187,13 @@ def test_tokens_with_loss_are_the_answers_and_all_tokens_the_text(name, kind, pr
 
 
 def learned_end(case: Case, tokenizer: Tokenizer) -> str:
-    """What ends an answer, as far as the vocabulary has it."""
-    eos = tokenizer.file.eos_token.text or ""
-    token = eos if case.end is None else case.end
-    return shown(token) if token in tokenizer.reference.specials else ""
+    """What ends an answer: a control token where the vocabulary has it, else its text."""
+    specials = tokenizer.reference.specials
+    if case.end is None:
+        eos = tokenizer.file.eos_token.text or ""
+        return shown(eos) if eos in specials else ""
+    token = case.end.rstrip("\n")
+    return (shown(token) if token in specials else token) + case.end[len(token) :]
 
 
 # --- finished builds ---

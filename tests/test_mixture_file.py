@@ -171,7 +171,7 @@ sources:
         "line 1: name: must be letters, digits, '.', '_' or '-', no sign first (given: 'a b')",
         "line 2: tokens: must be a whole number (given: '1e9'); write 1_000_000_000",
         "line 3: max_record_mib: must be greater than or equal to 1 (given: 0)",
-        "line 4: tokenizer: must hold keys: path, bos, eos (given: 'tokenizer.model')",
+        "line 4: tokenizer: must hold keys: path, bos, eos, tiktoken (given: 'tokenizer.model')",
         "line 5: filters.min_words: must be greater than or equal to 0 (given: -1)",
         "line 7: sources.a.weight: is missing",
         "line 8: sources.a.wieght: no such key; did you mean 'weight'?",

@@ -18,14 +18,14 @@ from conftest import Builder, Built, documents, write_jsonl
 from pipelines.show import main
 
 ROOT = Path(__file__).resolve().parents[1]
-TWICE = {"text": "The same words in two sources. " * 60, "id": "twice"}
+TWICE = {"text": "The same words in two sources. " * 12, "id": "twice"}
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, tokenizer_model: Path) -> Built:
     """Two sources that share a document, one with prompts; one document is used by no pass."""
     builder = Builder(tmp_path_factory.mktemp("show"), tokenizer_model)
-    asked = documents(2, 3)
+    asked = documents(2, 30, low=20, high=100)
     for record in asked:
         record["prompt"] = record["text"][:40]
     twice = TWICE | {"prompt": "The same"}
