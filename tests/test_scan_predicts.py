@@ -118,7 +118,7 @@ def test_the_verdict_of_a_scan_is_that_of_a_build(builder, capsys, name):
         except UserError as refused:
             assert "cannot be cut" in str(refused)
             assert scan.main(command) == 2
-            assert "--policy excise: dialogues, questions and" in capsys.readouterr().err
+            assert "--policy excise: dialogues, questions, contexts and" in capsys.readouterr().err
             continue
         expected, counts = built(builder, worker, records)
         assert scan.main([*command, "--report", str(folder)]) == 0
