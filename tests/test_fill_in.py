@@ -20,12 +20,12 @@ from pipelines.templates.fill_in import FillIn, Mix, fill_in
 def test_ul2_takes_words_or_tokens():
     options = FillIn(form="ul2", mix=Mix(r=0, s=1, x=0), mode_tokens=False)
     rendered = fill_in("aa bb cc dd", options=options, rng=random.Random(1))
-    assert rendered == Rendered("aa bb cc dd", ((8, 11),))
+    assert rendered == Rendered("aa bb cc dd", ((8, 11),), divisions=((0, 11),))
     options = FillIn(form="ul2", unit="tokens", mix=Mix(r=0, s=1, x=0))
     rendered = fill_in(
         "abcdefgh", options=options, rng=random.Random(1), ends=lambda text: range(1, len(text) + 1)
     )
-    assert rendered == Rendered("[S2S] abcdefgh", ((12, 14),))
+    assert rendered == Rendered("[S2S] abcdefgh", ((12, 14),), divisions=((0, 14),))
 
 
 @pytest.mark.parametrize(
